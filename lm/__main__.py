@@ -1,0 +1,45 @@
+"""Floor 8: `lm VERB`. A verb's own code, and jax, are imported once its flags are known to be good."""
+
+import importlib
+import os
+import sys
+
+from lm.base.errors import UserError, nearest
+from lm.experiment import flags
+from lm.experiment.verbs import VERBS
+
+USAGE = """lm: language models, from the plan to the server
+
+usage: lm VERB --config=FILE[:ARG] [--config.FIELD=VALUE ...]
+
+{verbs}
+
+`lm VERB --help` lists what a verb can be told. To begin: lm train --config=configs/quickstart.py"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a verb; returns its status, 2 after one line about a mistake in what it was given."""
+    argv = sys.argv[1:] if argv is None else argv
+    asks = ("--help", "-h", "help")
+    try:
+        if not argv or argv[0] in asks:
+            print(USAGE.format(verbs="\n".join(f"  {n:10s} {v.doc}" for n, v in VERBS.items())))
+            return 0
+        name, *rest = argv
+        if name not in VERBS:
+            raise UserError(f"unknown verb '{name}'{nearest(name, VERBS)}")
+        if any(word in asks for word in rest):
+            print(flags.help_text(name, VERBS[name]))
+            return 0
+        parsed = flags.parse(rest, VERBS[name])
+        return importlib.import_module(VERBS[name].module).run(parsed)
+    except UserError as error:
+        print(f"lm: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe has gone: nothing left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Floor 0: small things everyone needs. Nothing here imports jax."""

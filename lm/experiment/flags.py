@@ -1,0 +1,181 @@
+"""From a command line to an Experiment: `--config=FILE[:ARG] --config.model.D=256`.
+
+The file's `get_config(arg)` returns an ml_collections.ConfigDict that names what differs from the
+defaults; ml_collections' own flags then override single fields.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import io
+import pathlib
+from typing import NamedTuple
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from lm.base import options
+from lm.base.errors import UserError, nearest
+from lm.base.records import read_json
+from lm.experiment.config import Experiment
+from lm.experiment.verbs import Verb
+
+FIELDS = {name: (hint, field) for name, hint, field in options.walk(Experiment)}
+
+
+class Parsed(NamedTuple):
+    """A command line, read."""
+
+    experiment: Experiment
+    sources: dict[str, str]   # dotted field -> 'default', 'file', 'run' or 'flag'
+    flags: object             # the verb's own, an instance of its dataclass
+
+
+def parse(argv: list[str], verb: Verb) -> Parsed:
+    """Returns what `argv` says to `verb`; UserError names what is wrong with it."""
+    config, overrides, own = _split(argv, verb)
+    values = ml_collections.ConfigDict(dataclasses.asdict(Experiment()))
+    origin, given = _origin(config, overrides.get("run"), verb, values)
+    sources = dict.fromkeys(FIELDS, "default") | dict.fromkeys(given, origin)
+    for name, value in given.items():
+        _set(values, name, value)
+    _override(values, overrides)
+    sources.update(dict.fromkeys(overrides, "flag"))
+    experiment = options.build(Experiment, values.to_dict())
+    return Parsed(experiment, sources, options.build(verb.flags, own))
+
+
+def _origin(config, run, verb, values):
+    """Where the config comes from, and its fields that are set there."""
+    if config is not None:
+        given = _load(config)
+        options.build(Experiment, given)              # strict, before it is merged with defaults
+        path, _, arg = config.partition(":")
+        values.run = f"runs/{pathlib.Path(path).stem}{'-' + arg.replace('/', '-') if arg else ''}"
+        return "file", options.flatten(given)
+    if not verb.from_run:
+        raise UserError("--config=FILE is missing; e.g. --config=configs/quickstart.py")
+    if not run:
+        raise UserError("--run=DIR or --config=FILE is missing; e.g. --run=runs/quickstart")
+    path = pathlib.Path(run) / "config.json"
+    if not path.exists():
+        raise UserError(f"{run} is no run directory: it has no config.json; "
+                        "give --run=DIR of a `lm train`")
+    stored = options.flatten(read_json(path)["config"])
+    return "run", {name: value for name, value in stored.items() if name in FIELDS}
+
+
+def _split(argv, verb):
+    """The --config file, the overrides of config fields and the verb's own flags in a command."""
+    own_fields = {name: hint for name, hint, _ in options.walk(verb.flags)}
+    config, overrides, own = None, {}, {}
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"'{word}' is no flag; flags are --name=value")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"--{name} needs a value: --{name}=...")
+            value = rest.pop(0)
+        if name == "config":
+            config = value
+        elif name.startswith("config."):
+            name = name[len("config."):]
+            if name not in FIELDS:
+                raise UserError(f"unknown field 'config.{name}'{_near(name)}")
+            overrides[name] = value
+        elif name in verb.short:
+            overrides[verb.short[name]] = value
+        elif name in own_fields:
+            own[name] = value
+        else:
+            raise UserError(f"unknown flag '--{name}'" + (_near(name) if name in FIELDS else nearest(
+                name, [*verb.short, *own_fields, "config", "help"])))
+    return config, overrides, own
+
+
+def _near(name):
+    """The nearest field, by its whole name or, across rooms, by its last part."""
+    close = difflib.get_close_matches(name, FIELDS, 1, 0.7)
+    last = name.rsplit(".", 1)[-1]
+    close = close or [f for f in FIELDS if f.rsplit(".", 1)[-1] == last]
+    close = close or difflib.get_close_matches(name, FIELDS, 1, 0.5)
+    return f"; did you mean '--config.{close[0]}'?" if close else "; see `lm train --help`"
+
+
+def _load(config):
+    """What a config file's get_config(arg) returns, as nested dicts."""
+    path, _, arg = config.partition(":")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        known = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise UserError(f"no config file '{path}'{nearest(path, known) if known else ''}")
+    spec = importlib.util.spec_from_file_location("config", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        given = module.get_config(arg) if arg else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} does not make a config: {type(error).__name__}: {error}") from error
+    return given.to_dict()
+
+
+def _set(values, name, value):
+    """Sets a dotted field of a ConfigDict whose type the default may not share (None, lists)."""
+    *path, last = name.split(".")
+    for part in path:
+        values = values[part]
+    with values.ignore_type():
+        values[last] = value
+
+
+def _override(values, overrides):
+    """Applies --config.x=y flags through ml_collections, which knows each field's type."""
+    if not overrides:
+        return
+    holder = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", values, flag_values=holder)
+    argv = ["lm", *(f"--config.{name}={value}" for name, value in overrides.items())]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            holder(argv)
+    except flags.Error as error:
+        name = next((n for n in overrides if f"config.{n}=" in str(error)), "")
+        hint = FIELDS[name][0] if name else None
+        kind = getattr(hint, "__name__", str(hint))
+        raise UserError(f"config.{name} must be of type {kind}, got '{overrides.get(name)}'"
+                        if name else str(error)) from None
+
+
+def describe(parsed: Parsed) -> str:
+    """Returns the effective config: what was set with its source, then the defaults in brief."""
+    values = options.flatten(dataclasses.asdict(parsed.experiment))
+    default = options.flatten(dataclasses.asdict(Experiment()))
+    lines = [f"  {name} = {value!r}  ({parsed.sources[name]})" for name, value in values.items()
+             if parsed.sources[name] != "default"]
+    rest = " ".join(f"{name}={default[name]!r}" for name in values
+                    if parsed.sources[name] == "default")
+    return "\n".join(["config:", *lines, f"  defaults: {rest}"])
+
+
+def help_text(name: str, verb: Verb) -> str:
+    """Returns `lm VERB --help`: what it does, its own flags, every config field."""
+    def row(flag, field):
+        choices = field.metadata.get("choices")
+        among = f" ({', '.join(map(str, choices))})" if choices else ""
+        return f"  --{flag}={field.default!r}: {field.metadata['help']}{among}"
+    lines = [f"lm {name}: {verb.doc}", "",
+             "  --config=FILE[:ARG]: its get_config(ARG) returns what differs from the defaults"]
+    lines += [row(n, field) for n, _, field in options.walk(verb.flags)]
+    lines += [f"  --{n}: short for --config.{full}" for n, full in verb.short.items() if n != full]
+    if "run" in verb.short:
+        lines += ["  --run=DIR: the run directory" + " that the config is read from" * verb.from_run]
+    lines += ["", "config fields with their defaults:"]
+    lines += [row("config." + n, field) for n, (_, field) in FIELDS.items()]
+    return "\n".join(lines)

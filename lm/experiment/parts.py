@@ -1,0 +1,134 @@
+"""What the verbs put together from an Experiment: model, mesh, feed, cost."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lm.base.errors import UserError
+from lm.base.mean import Mean
+from lm.cost import conventions, count
+from lm.data import tokenizers
+from lm.data.batches import Batches, Evaluation
+from lm.data.prefetch import prefetch
+from lm.data.tasks import Task
+from lm.experiment.config import Experiment
+from lm.mesh import compilation, devices, rules
+from lm.models.families import FAMILIES
+from lm.nn.module import Declaration
+
+CONVENTION = "matmul+causal"
+
+
+class Model(NamedTuple):
+    """A model of a family, declared."""
+
+    config: object
+    declaration: Declaration
+    loss: Callable            # (model, batch, key) -> objective, means
+    new_cache: Callable       # (config, B, S) -> cache
+
+
+def model(experiment: Experiment, V: int) -> Model:
+    """Returns the experiment's model for a tokenizer of V ids, its -1s filled in."""
+    c, T = experiment.model, experiment.data.T
+    c = dataclasses.replace(c, V=V if c.V == -1 else c.V, T=T if c.T == -1 else c.T)
+    if c.V < V:
+        raise UserError(f"model.V = {c.V} is less than the tokenizer's {V} ids; "
+                        "set model.V=-1 to take as many")
+    if c.positions == "learned" and c.T < T:
+        raise UserError(f"data.T = {T} is more than the model's {c.T} learned positions; "
+                        "set model.T=-1 or shorten data.T")
+    family = FAMILIES[c.family]
+    return Model(c, family.build(c), family.loss, family.new_cache)
+
+
+@contextlib.contextmanager
+def on_mesh(experiment: Experiment):
+    """Gives the experiment's mesh, in use, with compiled programs kept for the next process."""
+    compilation.keep()
+    with devices.use(devices.make(experiment.mesh)) as mesh:
+        yield mesh
+
+
+def check(experiment: Experiment, mesh) -> None:
+    """Raises UserError if the batch or the model's shape does not divide over the mesh."""
+    c, B, parts = experiment.model, experiment.data.B, experiment.train.accumulate
+    if B % parts:
+        raise UserError(f"batch B = {B} does not divide into train.accumulate = {parts} "
+                        f"microbatches; nearest: {max(B // parts, 1) * parts}")
+    rules.check(dict(B=B // parts, D=c.D, N=c.N, F=c.F), mesh)
+
+
+def feed(source: Batches | Evaluation, start: int, ahead: int, mesh) -> Iterator[dict]:
+    """Yields batches from step `start` on, on the mesh, made ahead in a thread."""
+    def make(step):
+        batch = rules.place(functools.partial(source.batch, step), source.B, mesh)
+        if not source.packing:  # one document a row: attention needs no mask but the causal one
+            del batch["segments_BT"]
+        return batch
+    return prefetch(make, start, ahead)
+
+
+def evaluator(m: Model) -> Callable:
+    """Returns (params, source, mesh) -> Means over all of an Evaluation."""
+    @jax.jit
+    def step(params, batch):
+        return m.loss(m.declaration.bind(params), batch, None)[1]
+
+    def evaluate(params, source: Evaluation, mesh) -> dict[str, Mean]:
+        sums: dict[str, Mean] = {}
+        batches = feed(source, 0, 2, mesh)
+        for _ in range(len(source)):
+            means = step(params, next(batches))
+            sums = {k: sums[k] + v if k in sums else v for k, v in means.items()}
+        batches.close()
+        return sums
+    return evaluate
+
+
+def flops_per_token(m: Model, T: int) -> float:
+    """Returns the training FLOPs per token by `CONVENTION`.
+
+    What multiplies is counted in the traced forward pass; attention, of which the program may
+    compute masked parts too, by the convention's own rule.
+    """
+    c = dataclasses.replace(m.config, attention="dense", remat="none")
+    dense = FAMILIES[c.family].build(c)
+    shape = jax.ShapeDtypeStruct((1, T), jnp.int32)
+    batch = {name: shape for name in ("tokens_BT", "targets_BT", "weights_BT", "positions_BT")}
+    traced = count.flops(lambda p, b: m.loss(dense.bind(p), b, None), dense.shapes, batch)
+    matmul = (traced.total - traced.under("attend")) / T / 2
+    windows = [c.windows[i % len(c.windows)] or None for i in range(c.L)]
+    return conventions.matmul_causal(matmul=matmul, L=c.L, N=c.N, H=c.H, T=T, window=windows)
+
+
+def directory(experiment: Experiment) -> pathlib.Path:
+    """Returns the run directory."""
+    if not experiment.run:
+        raise UserError("the run has no directory; give --run=DIR")
+    return pathlib.Path(experiment.run).expanduser()
+
+
+def run_tokenizer(experiment: Experiment):
+    """Returns the tokenizer that a run was trained with."""
+    folder = directory(experiment) / "tokenizer"
+    if not folder.exists():
+        raise UserError(f"{folder.parent} holds no trained run: it has no tokenizer; "
+                        "run `lm train` first, or give another --run")
+    return tokenizers.load(folder)
+
+
+def same_language(experiment: Experiment, task: Task) -> None:
+    """Raises UserError if the run directory's tokenizer is not the task's."""
+    old = run_tokenizer(experiment)
+    if old.fingerprint != task.tokenizer.fingerprint:
+        raise UserError(
+            f"{directory(experiment)} was trained with another tokenizer (V = {old.V}) than the "
+            f"data gives now (V = {task.tokenizer.V}): the corpus or the tokenizer has changed; "
+            "put them back, or train into another --run")

@@ -1,0 +1,238 @@
+"""`lm train`: from a config to a run directory; the same command again goes on where it stopped."""
+
+import contextlib
+import math
+import signal
+from typing import NamedTuple
+
+import jax
+
+from lm.base import duration
+from lm.base.errors import UserError
+from lm.base.records import read_json, write_json
+from lm.checkpoint.store import Checkpoints
+from lm.cost import utilisation
+from lm.data import tasks
+from lm.data.batches import Batches, Evaluation
+from lm.experiment import curve, flags, folder, generate, parts
+from lm.train import optimizers, schedules
+from lm.train import step as program
+from lm.train.loop import Meter, advance, due
+from lm.train.report import Report
+
+
+class Run(NamedTuple):
+    """What a run consists of, once its config is known to be good."""
+
+    parsed: flags.Parsed
+    mesh: object
+    task: tasks.Task
+    model: parts.Model
+    batches: Batches
+    held_out: Evaluation
+    every: dict[str, int]   # durations of train.Config in steps
+    optimizer: object
+    rate: object            # step -> learning rate
+
+
+def run(parsed: flags.Parsed) -> int:
+    """Trains; returns 0, or 128 + the signal that ended it."""
+    e = parsed.experiment
+    print(flags.describe(parsed))
+    where = parts.directory(e)
+    folder.belongs(where, parsed)
+    with parts.on_mesh(e) as mesh:
+        parts.check(e, mesh)
+        task = tasks.prepare(e.data)
+        r = _assemble(parsed, mesh, task)
+        if (where / "tokenizer").exists():
+            parts.same_language(e, task)
+        folder.begin(where, parsed, task.tokenizer)
+        with Checkpoints(where / "checkpoints", keep=e.train.keep) as checkpoints:
+            state, status = _train(r, where, checkpoints)
+        if status:
+            return status
+        _finish(r, where, state)
+    return 0
+
+
+def _assemble(parsed, mesh, task):
+    """Resolves durations to steps and puts the parts together."""
+    e = parsed.experiment
+    c, d = e.train, e.data
+    m = parts.model(e, task.tokenizer.V)
+    batches = Batches(task.train, d.B, d.T, e.seed, d.packing)
+    known = dict(tokens_per_step=d.B * d.T, steps_per_epoch=batches.steps_per_epoch)
+    length = duration.steps(c.length, run=None, **known)
+    if not length:
+        raise UserError("train.length is no step at all; give at least 1")
+    names = ("warmup", "decay", "log_every", "evaluate_every", "save_every")
+    every = {name: duration.steps(getattr(c, name), run=length, **known) for name in names}
+    every["length"] = length
+
+    def rate(peak):
+        return schedules.make(c.schedule, peak, steps=length, warmup=every["warmup"],
+                              final=c.final, decay=every["decay"], cycles=c.cycles)
+    optimizer = optimizers.make(c, m.declaration, rate(c.lr), rate(c.hidden_lr))
+    held_out = Evaluation(task.validation, d.B, d.T, d.packing)
+    return Run(parsed, mesh, task, m, batches, held_out, every, optimizer, rate(c.lr))
+
+
+def _train(r: Run, where, checkpoints):
+    """Runs the loop from the newest checkpoint on; returns (state, exit status)."""
+    e = r.parsed.experiment
+    c, until = e.train, r.every["length"]
+    seed = jax.random.key(e.seed)
+    declaration = r.model.declaration
+    found = checkpoints.restore(program.abstract(declaration, r.optimizer, r.mesh))
+    if found:
+        state, meta = found
+    else:
+        state, meta = program.init(declaration, r.optimizer, seed, r.mesh), dict(step=0)
+    start = meta["step"]
+    _announce(r, start)
+    if start >= until or meta.get("stopped"):
+        return state, 0
+    dropout = any((e.model.dropout_embedding, e.model.dropout_attention, e.model.dropout_residual))
+    step_fn = program.compiled(program.make(
+        declaration, r.model.loss, r.optimizer, key=jax.random.fold_in(seed, 1),
+        accumulate=c.accumulate, clip=c.clip, dropout=dropout))
+    meter = Meter(r.every["log_every"], until, max_skipped=c.max_skipped, spike=c.spike,
+                  pending=meta.get("pending"))
+    with folder.writing(where):
+        report = Report(where, start=start, until=until, tokens_per_step=e.data.B * e.data.T,
+                        flops_per_token=parts.flops_per_token(r.model, e.data.T),
+                        peak=utilisation.peak(list(r.mesh.devices.flat)),
+                        convention=parts.CONVENTION, tensorboard=c.tensorboard)
+    batches = parts.feed(r.batches, start, e.data.prefetch, r.mesh)
+    with contextlib.closing(report), contextlib.closing(batches), _signals() as signals:
+        steps = advance(step_fn, state, batches, start=start, until=until)
+        state, ended = _loop(r, steps, meter, report, checkpoints, meta, signals)
+        checkpoints.wait()
+    if ended and not meta.get("stopped"):
+        print(f"stopped by {signal.Signals(ended).name} after a checkpoint; "
+              "the same command continues")
+    return state, 128 + ended if ended else 0
+
+
+def _loop(r: Run, steps, meter, report, checkpoints, meta, signals):
+    """Steps, reports, evaluates and saves; returns (state, the signal that ended it or 0)."""
+    c, every, until = r.parsed.experiment.train, r.every, r.every["length"]
+    evaluate = parts.evaluator(r.model)
+    state, first = None, None
+    for step, state, means in steps:  # noqa: B007
+        first = first or step
+        if step == first:
+            jax.block_until_ready(means)  # compiled now
+            report.tick(step)
+        _profile(c.profile, step, report)
+        _report(r, meter.add(step, means), report, meter)
+        loss = None
+        looks = due(every["evaluate_every"], step, until)
+        if looks or due(every["save_every"], step, until) or signals:
+            _report(r, meter.flush(), report, meter)
+        if looks:
+            with report.paused():
+                loss = _evaluate(r, evaluate, state.params, step, report)
+            _judge(meta, loss, c.patience)
+        best = loss is not None and loss == meta["best"]
+        stop = bool(signals or meta.get("stopped"))
+        if due(every["save_every"], step, until) or best or stop:
+            with report.paused():
+                checkpoints.save(step, state, dict(meta, pending=meter.sums), metric=loss)
+        if stop:
+            if meta.get("stopped"):
+                report.say(f"step {step}: no improvement in {c.patience} evaluations; stopped")
+            return state, signals[0] if signals else 0
+        checkpoints.check()
+    return state, 0
+
+
+def _report(r, record, report, meter):
+    """Hands on what the meter has read."""
+    if meter.alarm:
+        report.say(f"warning: {meter.alarm}")
+        meter.alarm = ""
+    if record:
+        rate = float(r.rate(record["step"] - 1))
+        report.train(dict(record, learning_rate=rate))
+
+
+def _evaluate(r, evaluate, params, step, report):
+    """Evaluates, writes and says the result; returns the loss."""
+    loss = evaluate(params, r.held_out, r.mesh)["loss"].value
+    bits = r.task.validation.bits_per_byte(loss)
+    tokens = step * r.batches.B * r.batches.T
+    report.write(dict(step=step, tokens=tokens, validation_loss=loss, bits_per_byte=bits))
+    report.say(f"step {step}  validation loss {loss:.4f} nats/token  {bits:.4f} bits/byte")
+    return loss
+
+
+def _judge(meta, loss, patience):
+    """Keeps the best loss so far, and asks to stop when it has not improved for long."""
+    if math.isfinite(loss) and loss < meta.get("best", math.inf):
+        meta["best"], meta["worse"] = loss, 0
+        return
+    meta.setdefault("best", None)
+    meta["worse"] = meta.get("worse", 0) + 1
+    if patience and meta["worse"] >= patience:
+        meta["stopped"] = True
+
+
+def _profile(span, step, report):
+    """Traces steps first+1 .. last into the run directory."""
+    first, _, last = span.partition(":")
+    if span and step == int(first):
+        jax.profiler.start_trace(str(report.lines.path.parent / "profile"))
+    elif span and step == int(last):
+        jax.profiler.stop_trace()
+        report.say(f"profile of steps {span} in {report.lines.path.parent / 'profile'}")
+
+
+@contextlib.contextmanager
+def _signals():
+    """Gives a list that the first SIGTERM or Ctrl-C is put into; a second one ends the process."""
+    seen: list[int] = []
+
+    def take(number, frame):
+        seen.append(number)
+        for n in old:
+            signal.signal(n, signal.SIG_DFL)
+    old = {n: signal.signal(n, take) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield seen
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _announce(r, start):
+    """Says what is about to run."""
+    m, e = r.model, r.parsed.experiment
+    shape = " ".join(f"{axis}={size}" for axis, size in r.mesh.shape.items())
+    device = r.mesh.devices.flat[0]
+    print(f"{m.declaration.count:,} parameters, {r.every['length']} steps of "
+          f"{e.data.B * e.data.T:,} tokens, {r.batches.steps_per_epoch:,.0f} steps an epoch; "
+          f"mesh {shape} of {device.device_kind}"
+          + (f"; resumed at step {start}" if start else ""))
+
+
+def _finish(r, where, state):
+    """The end of a run: its result beside xz's, its curve, its samples."""
+    e = r.parsed.experiment
+    path = where / "result.json"
+    step = int(state.step)
+    with folder.writing(where):
+        if not path.exists() or read_json(path)["step"] != step:
+            loss = parts.evaluator(r.model)(state.params, r.held_out, r.mesh)["loss"].value
+            write_json(path, dict(step=step, validation_loss=loss,
+                                  bits_per_byte=r.task.validation.bits_per_byte(loss),
+                                  xz_bits_per_byte=tasks.xz_bits_per_byte(r.task)))
+        picture = curve.draw(where)
+    result = read_json(path)
+    print(f"step {step}: validation loss {result['validation_loss']:.4f} nats/token, "
+          f"{result['bits_per_byte']:.3f} bits/byte; xz -9 needs "
+          f"{result['xz_bits_per_byte']:.3f} on the same bytes")
+    print(f"loss curve: {picture}")
+    if e.infer.prompt:
+        generate.show(e, r.model, state.params, r.task.tokenizer)

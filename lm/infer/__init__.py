@@ -1,0 +1,1 @@
+"""Floor 5: from parameters and a prompt to text."""

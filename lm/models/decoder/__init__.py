@@ -1,0 +1,1 @@
+"""Decoder-only Transformers: GPT-2, Llama, Gemma and their kin."""

@@ -1,0 +1,1 @@
+"""Floor 2: layers. Parameters are declared as data; arrays come from outside."""

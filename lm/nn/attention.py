@@ -1,0 +1,62 @@
+"""The attention layer: projections, positions, cache, attention, output."""
+
+import jax
+import jax.numpy as jnp
+
+from lm.mesh.rules import shard
+from lm.nn.attend import attend
+from lm.nn.linear import linear
+from lm.nn.module import Constant, Module, param
+from lm.nn.norm import Norm
+from lm.nn.rotary import rotate
+
+
+class Attention(Module):
+    """Multi-head attention with K kv heads, each shared by N/K query heads (Ainslie et al. 2023)."""
+
+    def __init__(self, D: int, N: int, K: int, H: int, *, bias_qkv: bool, bias_out: bool,
+                 qk_norm: bool, eps: float, softcap: float, drop: float, how: str, init, init_out):
+        sizes = dict(D=D, N=N, K=K, H=H)
+        self.softcap, self.drop, self.how = softcap, drop, how
+        self.q = param("DNH", sizes, init, "D")
+        self.k = param("DKH", sizes, init, "D")
+        self.v = param("DKH", sizes, init, "D")
+        self.o = param("NHD", sizes, init_out, "NH")
+        zero = Constant(0.0)
+        self.q_bias = param("NH", sizes, zero, decay=False) if bias_qkv else None
+        self.k_bias = param("KH", sizes, zero, decay=False) if bias_qkv else None
+        self.v_bias = param("KH", sizes, zero, decay=False) if bias_qkv else None
+        self.o_bias = param("D", sizes, zero) if bias_out else None
+        self.q_norm = Norm("rmsnorm", "H", H, eps=eps) if qk_norm else None
+        self.k_norm = Norm("rmsnorm", "H", H, eps=eps) if qk_norm else None
+
+    def __call__(self, x_BTD, *, angle_BTH=None, segments_BT=None, cache=None, offset_B=None,
+                 window: int = 0, key=None):
+        """Returns (y_BTD, cache). cache: (k_BSKH, v_BSKH) to write at offset_B and attend over."""
+        q, k, v = self._project(x_BTD)
+        if angle_BTH is not None:
+            q, k = rotate(q, angle_BTH), rotate(k, angle_BTH)
+        q_BTNH, k_BSKH, v_BSKH = shard(q, "BTNH"), shard(k, "BSKH"), shard(v, "BSKH")
+        if cache is not None:
+            cache = (_write(cache[0], k_BSKH, offset_B), _write(cache[1], v_BSKH, offset_B))
+            k_BSKH, v_BSKH = cache
+        y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, segments_BT=segments_BT, offset_B=offset_B,
+                        window=window, softcap=self.softcap, drop=self.drop, key=key, how=self.how)
+        bias = None if self.o_bias is None else self.o_bias[...]
+        return linear(shard(y_BTNH, "BTNH"), self.o[...], inputs=2, bias=bias), cache
+
+    def _project(self, x_BTD):
+        """The queries, keys and values of x, normalised if asked for."""
+        out = []
+        for name in "qkv":
+            bias, norm = getattr(self, name + "_bias"), getattr(self, name + "_norm", None)
+            y = linear(x_BTD, getattr(self, name)[...], bias=None if bias is None else bias[...])
+            out.append(y if norm is None else norm(y))
+        return out
+
+
+def _write(old_BSKH, new_BTKH, offset_B):
+    """The cache with new keys or values of each row at its own offset."""
+    def row(old, new, offset):
+        return jax.lax.dynamic_update_slice(old, new, (offset, 0, 0))
+    return jax.vmap(row)(old_BSKH, new_BTKH.astype(old_BSKH.dtype), jnp.asarray(offset_B))

@@ -1,0 +1,117 @@
+"""What a run says: `metrics.jsonl` is the record, TensorBoard beside it, a bar or lines for people."""
+
+import contextlib
+import pathlib
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from lm.base.records import Lines
+
+
+class Report:
+    """Writes records as they come; on a terminal it shows a live bar, in a pipe plain lines."""
+
+    def __init__(self, directory, *, start: int, until: int, tokens_per_step: int,
+                 flops_per_token: float, peak: float | None, convention: str, tensorboard: bool,
+                 console: Console | None = None):
+        """peak: FLOP/s of all devices together, None if unknown. convention: how FLOPs are counted."""
+        directory = pathlib.Path(directory)
+        self.until, self.tokens_per_step, self.peak = until, tokens_per_step, peak
+        self.flops_per_token, self.convention = flops_per_token, convention
+        self.lines = Lines(directory / "metrics.jsonl", keep_until=start)
+        self.events = _events(directory, start) if tensorboard else None
+        self.console = console or Console(highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"),
+            console=self.console, disable=not self.console.is_terminal, refresh_per_second=4)
+        self.task = self.bar.add_task("train", total=until, completed=start, text="compiling")
+        self.bar.start()
+        self.began: tuple[float, int] | None = None
+        self.pauses = 0.0
+
+    def tick(self, step: int) -> None:
+        """Starts the clock: called when the first step, which compiles, is done."""
+        if self.began is None:
+            self.began = (time.perf_counter(), step)
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What is done within is not counted as training time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.pauses += time.perf_counter() - start
+
+    def train(self, record: dict) -> None:
+        """Writes and shows the averages of an interval of steps, with its speed."""
+        step = record["step"]
+        speed = self._speed(step)
+        record = dict(record, tokens=step * self.tokens_per_step)
+        if speed:
+            record["tokens_per_second"] = speed
+            if self.peak:
+                record["utilisation"] = speed * self.flops_per_token / self.peak
+        self.write(record)
+        text = self._text(record)
+        self.bar.update(self.task, completed=step, text=text)
+        if self.bar.disable:
+            self.console.print(text, soft_wrap=True)
+
+    def _speed(self, step):
+        now = time.perf_counter()
+        if self.began is None or step <= self.began[1]:
+            return None
+        seconds = now - self.began[0] - self.pauses
+        speed = (step - self.began[1]) * self.tokens_per_step / max(seconds, 1e-9)
+        self.began, self.pauses = (now, step), 0.0
+        return speed
+
+    def _text(self, record):
+        step, speed = record["step"], record.get("tokens_per_second")
+        text = f"step {step}/{self.until}  loss {record['loss']:.4f}"
+        if speed:
+            left = (self.until - step) * self.tokens_per_step / speed
+            used = record.get("utilisation")
+            share = f"{used:.1%}" if used is not None else "-"
+            text += (f"  {_short(speed)} tok/s  utilisation {share} ({self.convention})"
+                     f"  left {_clock(left)}")
+        if record["skipped"]:
+            text += f"  skipped {record['skipped']}"
+        return text
+
+    def write(self, record: dict) -> None:
+        """Appends a record to metrics.jsonl and TensorBoard."""
+        self.lines.write(dict(record, time=round(time.time(), 3)))
+        if self.events:
+            for name, value in record.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    self.events.add_scalar(name, value, record["step"])
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self.console.print(text, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        self.bar.stop()
+        self.lines.close()
+        if self.events:
+            self.events.close()
+
+
+def _events(directory, start):
+    from tensorboardX import SummaryWriter
+    return SummaryWriter(str(directory / "tensorboard"), purge_step=start or None, flush_secs=10)
+
+
+def _short(number):
+    return f"{number / 1e6:.2f}M" if number >= 1e6 else (
+        f"{number / 1e3:.1f}k" if number >= 1e3 else f"{number:.0f}")
+
+
+def _clock(seconds):
+    seconds = round(seconds)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds % 60:02d}s"

@@ -1,0 +1,45 @@
+"""Eight CPU devices for every test, one compilation cache, and the folder of shared data."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+CACHE = ROOT / ".pytest_cache" / "lm"
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests run tiny programs once: what counts is how fast they compile.
+os.environ["XLA_FLAGS"] = ("--xla_force_host_platform_device_count=8 "
+                           "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+os.environ["LM_CACHE"] = str(CACHE)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from lm.mesh import devices  # noqa: E402
+from lm.mesh.config import Config as Mesh  # noqa: E402
+
+jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+MESHES = {
+    "data 8": Mesh(data=8),
+    "fsdp 8": Mesh(data=1, fsdp=8),
+    "tensor 2 x fsdp 4": Mesh(data=1, fsdp=4, tensor=2),
+}
+
+
+@pytest.fixture
+def one():
+    """A mesh of one device, in use."""
+    with devices.use(devices.make(Mesh(), jax.devices()[:1])) as mesh:
+        yield mesh
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of shared data beside the checkout; skips where it is absent."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("no shared data beside this checkout")
+    return path

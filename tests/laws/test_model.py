@@ -1,0 +1,169 @@
+"""Laws of one forward pass: causality, packing, decoding, remat, the loop over layers."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import FAMILIES, OTHERS, B, T, V, batch
+
+from lm.models.decoder import model as decoder
+
+ALL = FAMILIES | OTHERS
+
+
+@pytest.fixture(params=ALL)
+def config(request, one):
+    return ALL[request.param]
+
+
+def params_of(config, scale=3.0):
+    """Weights far from the start, so that every path matters."""
+    declaration = decoder.build(config)
+
+    @jax.jit
+    def make():
+        params = declaration.init(jax.random.key(1))
+        return jax.tree.map(
+            lambda p: scale * p + 0.02 * jax.random.normal(jax.random.key(2), p.shape), params)
+    return declaration, make()
+
+
+@partial(jax.jit, static_argnums=0)
+def logits(declaration, params, tokens, **places):
+    model = declaration.bind(params)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    x, _ = model(tokens, places.pop("positions_BT", positions), **places)
+    return model.logits(x)
+
+
+def test_causal_by_gradient(config):
+    """No output depends on a later token; every output depends on its own and an earlier one."""
+    declaration, params = params_of(config)
+    table = params["embedding"]
+    tokens = jnp.arange(T)[None]  # a row of the table a token: its gradient is the token's
+
+    def outputs(table):
+        return (logits(declaration, params | dict(embedding=table), tokens)[0, :, V // 2:] ** 2).sum(-1)
+
+    reach = np.abs(jax.jit(jax.jacrev(outputs))(table)[:, :T]).sum(-1)
+    # A tied output reads the table too, but only rows from V / 2 on, which no token is.
+    assert np.all(reach[np.triu_indices(T, 1)] == 0)
+    assert np.all(reach[np.diag_indices(T)] > 0)
+    assert np.all(reach[np.arange(1, T), np.arange(T - 1)] > 0)
+    if 0 in config.windows:
+        assert np.all(reach[np.tril_indices(T)] > 0)
+
+
+def test_window_by_gradient(one):
+    """L layers of window w reach back L (w - 1) tokens and no further."""
+    config = dataclasses.replace(FAMILIES["llama"], L=2, windows=(4,))
+    declaration, params = params_of(config)
+
+    def last(table):
+        return (logits(declaration, params | dict(embedding=table), jnp.arange(T)[None])[0, -1] ** 2).sum()
+
+    reach = np.abs(jax.jit(jax.grad(last))(params["embedding"])[:T]).sum(-1) > 0
+    assert np.flatnonzero(reach)[0] == T - 1 - 2 * 3
+
+
+def test_packed_equals_separate(config):
+    """A document's logits are the same alone and among others in a row."""
+    declaration, params = params_of(config)
+    tokens = jax.random.randint(jax.random.key(0), (1, T), 0, V)
+    cut = 6
+    segments = (jnp.arange(T) >= cut).astype(jnp.int32)[None]
+    positions = jnp.where(jnp.arange(T) < cut, jnp.arange(T), jnp.arange(T) - cut)[None]
+    packed = logits(declaration, params, tokens, segments_BT=segments, positions_BT=positions)
+    np.testing.assert_allclose(packed[:, :cut], logits(declaration, params, tokens[:, :cut]),
+                               rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(packed[:, cut:], logits(declaration, params, tokens[:, cut:]),
+                               rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_decode_equals_forward(config, dtype):
+    """A prompt of each row's own length, then a token at a time, gives the forward pass' logits."""
+    config = dataclasses.replace(config, compute=dtype)
+    declaration, params = params_of(config, scale=1.0)
+    model = declaration.bind(params)
+    tokens = jax.random.randint(jax.random.key(0), (3, T), 0, V)
+    whole = logits(declaration, params, tokens)
+    length = jnp.array([1, 4, 7])
+    cache = decoder.new_cache(config, 3, T)
+
+    @jax.jit
+    def run(tokens, offset, cache):
+        positions = offset[:, None] + jnp.arange(tokens.shape[1])
+        x, cache = model(tokens, positions, cache=cache, offset_B=offset)
+        return model.logits(x), cache
+
+    out, cache = run(tokens[:, :8], jnp.zeros(3, int), cache)  # padded: past a row's length is junk
+    tolerance = dict(rtol=2e-4, atol=2e-4) if dtype == "float32" else dict(rtol=0.05, atol=0.05)
+    for row in range(3):
+        np.testing.assert_allclose(out[row, :length[row]], whole[row, :length[row]], **tolerance)
+    for _ in range(T - 7):
+        out, cache = run(jnp.take_along_axis(tokens, length[:, None], 1), length, cache)
+        expected = jnp.take_along_axis(whole, length[:, None, None], 1)
+        np.testing.assert_allclose(out, expected, **tolerance)
+        length = length + 1
+
+
+def value_and_gradient(config, params, data, key=None):
+    declaration = decoder.build(config)
+
+    def value(params):
+        objective, _ = decoder.loss(declaration.bind(params), data, key)
+        return objective.total / objective.count
+    return jax.jit(jax.value_and_grad(value))(params)
+
+
+CHANGES = {
+    "remat dots": dict(remat="dots"),
+    "remat full": dict(remat="full"),
+    "scanned": dict(unroll=1),
+    "scanned by two": dict(unroll=2),
+    "attention in blocks": dict(attention="blocks"),
+    "loss in chunks": dict(loss_chunk=4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_numbers(family, change, one, monkeypatch):
+    """What saves memory or time changes neither the loss nor its gradient, dropout included."""
+    monkeypatch.setattr("lm.nn.attend.BLOCK", 6)
+    drop = {} if "attention" in CHANGES[change] else dict(dropout_attention=0.1)
+    config = dataclasses.replace(FAMILIES[family], dropout_residual=0.1, dropout_embedding=0.1,
+                                 attention="dense", **drop)
+    _, params = params_of(config)
+    key = jax.random.key(5)
+    expected = value_and_gradient(config, params, batch(), key)
+    got = value_and_gradient(dataclasses.replace(config, **CHANGES[change]), params, batch(), key)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), got, expected)
+
+
+def test_dropout_changes_and_keys_decide(one):
+    """Dropout is on with a key, its draw is the key's, and it is off without."""
+    config = dataclasses.replace(FAMILIES["gpt2"], dropout_residual=0.5)
+    _, params = params_of(config)
+    losses = [value_and_gradient(config, params, batch(), key)[0]
+              for key in (None, jax.random.key(0), jax.random.key(0), jax.random.key(1))]
+    assert losses[1] == losses[2] and len({float(x) for x in losses}) == 3
+
+
+def test_bfloat16_is_near_float32(config):
+    """Computing in bfloat16 moves the loss by less than a hundredth."""
+    _, params = params_of(config, scale=1.0)
+    exact, _ = value_and_gradient(config, params, batch())
+    near, _ = value_and_gradient(dataclasses.replace(config, compute="bfloat16"), params, batch())
+    assert near != exact and abs(near - exact) < 0.01 * exact
+
+
+def test_batch_is_what_it_says():
+    """The laws' own batch has several documents in a row and unequal weights (B rows)."""
+    data = batch()
+    assert data["segments_BT"].max() > 2 and data["weights_BT"].sum(1).std() > 1
+    assert data["tokens_BT"].shape == (B, T)
