@@ -1,1 +1,1 @@
-"""Language models: plan, train, scale, compress, serve; every prediction checked by a measurement."""
+"""Language models: plan, train, scale, compress, serve; every prediction checked by measuring."""

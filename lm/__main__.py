@@ -1,4 +1,4 @@
-"""Floor 8: `lm VERB`. A verb's own code, and jax, are imported once its flags are known to be good."""
+"""Floor 8: `lm VERB`. A verb's code, and jax, are imported once its flags are known to be good."""
 
 import importlib
 import os
@@ -28,14 +28,17 @@ def main(argv: list[str] | None = None) -> int:
         name, *rest = argv
         if name not in VERBS:
             raise UserError(f"unknown verb '{name}'{nearest(name, VERBS)}")
-        if any(word in asks for word in rest):
+        if rest[:1] == ["help"] or "--help" in rest or "-h" in rest:
             print(flags.help_text(name, VERBS[name]))
             return 0
         parsed = flags.parse(rest, VERBS[name])
         return importlib.import_module(VERBS[name].module).run(parsed)
     except UserError as error:
-        print(f"lm: {error}", file=sys.stderr)
+        print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("lm: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a pipe has gone: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

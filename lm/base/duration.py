@@ -1,5 +1,6 @@
 """Lengths of time in a run: steps, tokens, epochs or a share of the run, one unit each."""
 
+import math
 import re
 
 from lm.base.errors import UserError, nearest
@@ -21,9 +22,12 @@ def parse(text: str) -> tuple[float, str]:
     if unit not in _UNITS:
         raise UserError(f"'{text}': unknown unit '{unit}'{nearest(unit, _UNITS)}")
     try:
-        return float(match[1]), _UNITS[unit]
+        amount = float(match[1])
     except ValueError:
-        raise UserError(f"'{text}' is not one duration; {cure}") from None
+        amount = math.inf
+    if math.isinf(amount):
+        raise UserError(f"'{text}' is not one duration; {cure}")
+    return amount, _UNITS[unit]
 
 
 def steps(text: str, *, tokens_per_step: float, steps_per_epoch: float, run: int | None) -> int:

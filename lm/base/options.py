@@ -6,6 +6,7 @@ declaration.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,8 @@ def build(cls, values: Mapping, path: str = ""):
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in fields:
-            raise UserError(f"unknown field '{path}{name}'{nearest(path + name, [path + f for f in fields])}")
+            near = nearest(path + name, [path + f for f in fields])
+            raise UserError(f"unknown field '{path}{name}'{near}")
     out = {}
     for name, field in fields.items():
         if name in values:
@@ -58,12 +60,15 @@ def _convert(hint, value, field, name):
     value = _typed(hint, value, name)
     meta = field.metadata
     if meta.get("choices") is not None and value not in meta["choices"]:
-        raise UserError(f"{name}: unknown value '{value}'{nearest(str(value), map(str, meta['choices']))}")
+        near = nearest(str(value), map(str, meta["choices"]))
+        raise UserError(f"{name}: unknown value '{value}'{near}")
     if meta.get("low") is not None and value is not None and value < meta["low"]:
         raise UserError(f"{name} = {value} is too small; it must be at least {meta['low']}")
     if meta.get("high") is not None and value is not None and value > meta["high"]:
         raise UserError(f"{name} = {value} is too large; it must be at most {meta['high']}")
-    if meta.get("duration") and value:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} = {value} is not a finite number")
+    if meta.get("duration"):
         try:
             duration.parse(value)
         except UserError as error:
@@ -103,6 +108,18 @@ def walk(cls, path: str = "") -> Iterator[tuple[str, type, dataclasses.Field]]:
             yield from walk(hints[field.name], path + field.name + ".")
         else:
             yield path + field.name, hints[field.name], field
+
+
+def defaults(cls) -> dict:
+    """Returns the declared defaults as nested dicts, before a config fills in what follows."""
+    out = {}
+    for name, _, field in walk(cls):
+        *path, last = name.split(".")
+        node = out
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = field.default
+    return out
 
 
 def flatten(tree: Mapping, path: str = "") -> dict:

@@ -21,7 +21,8 @@ def read_json(path):
     try:
         return json.loads(pathlib.Path(path).read_text())
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); it was damaged or is not of this tool") from None
+        raise UserError(f"{path} is not JSON ({error}); it was damaged or is not of this "
+                        "tool") from None
 
 
 def read_lines(path) -> Iterator[dict]:

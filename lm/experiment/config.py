@@ -15,7 +15,8 @@ class Experiment:
     """One run: its data, model, mesh, training, and the samples shown at its end."""
 
     run: str = option("", "run directory; empty: runs/<config file>", free=True)
-    seed: int = option(0, "decides initial weights, order of data and dropout", low=0)
+    seed: int = option(0, "decides initial weights, order of data and dropout", low=0,
+                       high=2**32 - 1)
     data: Data = field(default_factory=Data)
     model: Decoder = field(default_factory=Decoder)
     mesh: Mesh = field(default_factory=Mesh)

@@ -2,18 +2,19 @@
 
 from lm.data import tasks
 from lm.data.batches import Evaluation
-from lm.experiment import flags, parts, restore
+from lm.experiment import flags, folder, parts, restore
 
 
 def run(parsed: flags.Parsed) -> int:
     """Prints the loss in nats per token and in bits per byte of text."""
     e = parsed.experiment
+    where = parts.directory(e)
     with parts.on_mesh(e) as mesh:
-        m = parts.model(e, parts.run_tokenizer(e).V)
-        parts.check(e, mesh)
+        m = parts.model(e, folder.tokenizer(where).V)
+        parts.check(m.config, mesh, e.data.B)
         params, step = restore.params(e, m, parsed.flags.checkpoint, mesh)
         task = tasks.prepare(e.data)
-        parts.same_language(e, task)
+        folder.same_language(where, task)
         source = Evaluation(task.validation, e.data.B, e.data.T, e.data.packing)
         loss = parts.evaluator(m)(params, source, mesh)["loss"]
         print(f"step {step}  validation loss {loss.value:.4f} nats/token  "

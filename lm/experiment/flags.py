@@ -7,9 +7,9 @@ defaults; ml_collections' own flags then override single fields.
 import contextlib
 import dataclasses
 import difflib
-import importlib.util
 import io
 import pathlib
+import runpy
 from typing import NamedTuple
 
 import ml_collections
@@ -36,7 +36,7 @@ class Parsed(NamedTuple):
 def parse(argv: list[str], verb: Verb) -> Parsed:
     """Returns what `argv` says to `verb`; UserError names what is wrong with it."""
     config, overrides, own = _split(argv, verb)
-    values = ml_collections.ConfigDict(dataclasses.asdict(Experiment()))
+    values = ml_collections.ConfigDict(options.defaults(Experiment))
     origin, given = _origin(config, overrides.get("run"), verb, values)
     sources = dict.fromkeys(FIELDS, "default") | dict.fromkeys(given, origin)
     for name, value in given.items():
@@ -59,12 +59,21 @@ def _origin(config, run, verb, values):
         raise UserError("--config=FILE is missing; e.g. --config=configs/quickstart.py")
     if not run:
         raise UserError("--run=DIR or --config=FILE is missing; e.g. --run=runs/quickstart")
-    path = pathlib.Path(run) / "config.json"
+    path = pathlib.Path(run).expanduser() / "config.json"
     if not path.exists():
         raise UserError(f"{run} is no run directory: it has no config.json; "
                         "give --run=DIR of a `lm train`")
-    stored = options.flatten(read_json(path)["config"])
-    return "run", {name: value for name, value in stored.items() if name in FIELDS}
+    return "run", stored(path)
+
+
+def stored(path: pathlib.Path) -> dict:
+    """Returns the fields that a run's config.json holds, by dotted name."""
+    try:
+        fields = options.flatten(read_json(path)["config"])
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path} is not the config of a run; put back a copy, or give another "
+                        "--run") from None
+    return {name: value for name, value in fields.items() if name in FIELDS}
 
 
 def _split(argv, verb):
@@ -93,17 +102,17 @@ def _split(argv, verb):
         elif name in own_fields:
             own[name] = value
         else:
-            raise UserError(f"unknown flag '--{name}'" + (_near(name) if name in FIELDS else nearest(
-                name, [*verb.short, *own_fields, "config", "help"])))
+            near = nearest(name, [*verb.short, *own_fields, "config", "help"])
+            raise UserError(f"unknown flag '--{name}'{_near(name) if name in FIELDS else near}")
     return config, overrides, own
 
 
 def _near(name):
-    """The nearest field, by its whole name or, across rooms, by its last part."""
-    close = difflib.get_close_matches(name, FIELDS, 1, 0.7)
+    """The nearest field: the same in another room, or one of nearly that name."""
     last = name.rsplit(".", 1)[-1]
-    close = close or [f for f in FIELDS if f.rsplit(".", 1)[-1] == last]
-    close = close or difflib.get_close_matches(name, FIELDS, 1, 0.5)
+    same = [f for f in FIELDS if f.rsplit(".", 1)[-1] == last]
+    close = difflib.get_close_matches(name, same, 1, 0) or difflib.get_close_matches(
+        name, FIELDS, 1, 0.5)
     return f"; did you mean '--config.{close[0]}'?" if close else "; see `lm train --help`"
 
 
@@ -114,15 +123,17 @@ def _load(config):
     if not file.is_file():
         known = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise UserError(f"no config file '{path}'{nearest(path, known) if known else ''}")
-    spec = importlib.util.spec_from_file_location("config", file)
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        given = module.get_config(arg) if arg else module.get_config()
+        module = runpy.run_path(path)
+        given = module["get_config"](arg) if arg else module["get_config"]()
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path} does not make a config: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path} does not make a config: "
+                        f"{type(error).__name__}: {error}") from error
+    if not isinstance(given, ml_collections.ConfigDict):
+        raise UserError(f"{path}: get_config must return an ml_collections.ConfigDict, "
+                        f"got {type(given).__name__}")
     return given.to_dict()
 
 
@@ -139,9 +150,9 @@ def _override(values, overrides):
     """Applies --config.x=y flags through ml_collections, which knows each field's type."""
     if not overrides:
         return
-    holder = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", values, flag_values=holder)
     argv = ["lm", *(f"--config.{name}={value}" for name, value in overrides.items())]
+    holder = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", values, flag_values=holder, sys_argv=argv)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             holder(argv)
@@ -156,10 +167,9 @@ def _override(values, overrides):
 def describe(parsed: Parsed) -> str:
     """Returns the effective config: what was set with its source, then the defaults in brief."""
     values = options.flatten(dataclasses.asdict(parsed.experiment))
-    default = options.flatten(dataclasses.asdict(Experiment()))
     lines = [f"  {name} = {value!r}  ({parsed.sources[name]})" for name, value in values.items()
              if parsed.sources[name] != "default"]
-    rest = " ".join(f"{name}={default[name]!r}" for name in values
+    rest = " ".join(f"{name}={value!r}" for name, value in values.items()
                     if parsed.sources[name] == "default")
     return "\n".join(["config:", *lines, f"  defaults: {rest}"])
 
@@ -175,7 +185,8 @@ def help_text(name: str, verb: Verb) -> str:
     lines += [row(n, field) for n, _, field in options.walk(verb.flags)]
     lines += [f"  --{n}: short for --config.{full}" for n, full in verb.short.items() if n != full]
     if "run" in verb.short:
-        lines += ["  --run=DIR: the run directory" + " that the config is read from" * verb.from_run]
+        read = " that the config is read from" if verb.from_run else ""
+        lines += [f"  --run=DIR: the run directory{read}"]
     lines += ["", "config fields with their defaults:"]
     lines += [row("config." + n, field) for n, (_, field) in FIELDS.items()]
     return "\n".join(lines)

@@ -1,15 +1,17 @@
-"""The run directory: config.json, tokenizer/, checkpoints/, metrics.jsonl, loss.png, result.json."""
+"""The run directory: config.json, tokenizer/, checkpoints/, metrics.jsonl, result.json ..."""
 
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 
 from lm.base import options
 from lm.base.errors import UserError
 from lm.base.records import read_json, write_json
 from lm.data import tokenizers
-from lm.experiment.flags import FIELDS, Parsed
+from lm.data.tasks import Task
+from lm.experiment.flags import FIELDS, Parsed, stored
 
 
 def belongs(folder: pathlib.Path, parsed: Parsed) -> None:
@@ -20,7 +22,7 @@ def belongs(folder: pathlib.Path, parsed: Parsed) -> None:
     path = folder / "config.json"
     if not path.exists():
         return
-    old = options.flatten(read_json(path)["config"])
+    old = stored(path)
     new = options.flatten(_plain(parsed))
     differ = [name for name, (_, field) in FIELDS.items()
               if name in old and old[name] != new[name] and not field.metadata["free"]]
@@ -30,13 +32,42 @@ def belongs(folder: pathlib.Path, parsed: Parsed) -> None:
                         "give --run=ANOTHER_DIR or the same values")
 
 
-def begin(folder: pathlib.Path, parsed: Parsed, tokenizer) -> None:
-    """Writes what a run is known by; UserError if the folder cannot be written."""
+def begin(folder: pathlib.Path, parsed: Parsed, task: Task) -> None:
+    """Writes what a run is known by; UserError if it cannot be, or if the run had other data."""
+    path = folder / "config.json"
+    known = read_json(path).get("data") if path.exists() else None
+    if (folder / "tokenizer").exists():
+        same_language(folder, task)
+    if known not in (None, task.train.fingerprint):
+        corpus = parsed.experiment.data.corpus
+        raise UserError(f"{folder} was trained on other text than '{corpus}' holds now; "
+                        "put it back, or train into another --run")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "tokenizer").exists():
-            tokenizers.save(tokenizer, folder / "tokenizer")
-        write_json(folder / "config.json", dict(config=_plain(parsed), sources=parsed.sources))
+            part = folder / f".tokenizer.{os.getpid()}"  # whole or not at all
+            tokenizers.save(task.tokenizer, part)
+            os.rename(part, folder / "tokenizer")
+        write_json(path, dict(config=_plain(parsed), sources=parsed.sources,
+                              data=task.train.fingerprint))
+
+
+def tokenizer(folder: pathlib.Path):
+    """Returns the tokenizer that a run was trained with."""
+    if not (folder / "tokenizer").exists():
+        raise UserError(f"{folder} holds no trained run: it has no tokenizer; "
+                        "run `lm train` first, or give another --run")
+    return tokenizers.load(folder / "tokenizer")
+
+
+def same_language(folder: pathlib.Path, task: Task) -> None:
+    """Raises UserError if the run directory's tokenizer is not the task's."""
+    old = tokenizer(folder)
+    if old.fingerprint != task.tokenizer.fingerprint:
+        raise UserError(
+            f"{folder} was trained with another tokenizer (V = {old.V}) than the "
+            f"data gives now (V = {task.tokenizer.V}): the corpus or the tokenizer has changed; "
+            "put them back, or train into another --run")
 
 
 @contextlib.contextmanager

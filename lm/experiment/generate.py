@@ -3,7 +3,7 @@
 import sys
 
 from lm.data.tokenizers import Stream
-from lm.experiment import flags, parts, restore
+from lm.experiment import flags, folder, parts, restore
 from lm.experiment.config import Experiment
 from lm.infer.generate import generate
 
@@ -11,9 +11,10 @@ from lm.infer.generate import generate
 def run(parsed: flags.Parsed) -> int:
     """Continues the prompt; the first sample streams, the others follow whole."""
     e = parsed.experiment
-    tokenizer = parts.run_tokenizer(e)
+    tokenizer = folder.tokenizer(parts.directory(e))
     with parts.on_mesh(e) as mesh:
         m = parts.model(e, tokenizer.V)
+        parts.check(m.config, mesh)
         params, _ = restore.params(e, m, parsed.flags.checkpoint, mesh)
         show(e, m, params, tokenizer)
     return 0
@@ -30,7 +31,8 @@ def show(experiment: Experiment, m: parts.Model, params: dict, tokenizer) -> Non
     context = min(m.config.T, max(experiment.data.T, 1))
     _say(_title(0, c) + c.prompt)
     for tokens in generate(m.declaration, params, lambda B, S: m.new_cache(m.config, B, S),
-                           [prompt] * c.num_samples, c, context=context, eos=tokenizer.eos):
+                           [prompt] * c.num_samples, c, context=context, eos=tokenizer.eos,
+                           V=tokenizer.V):
         for i, token in enumerate(tokens):
             text = "" if token is None else streams[i].feed([token])
             later[i] += text
@@ -46,5 +48,6 @@ def _title(i, c):
 
 
 def _say(text):
-    sys.stdout.write(text)
+    encoding = sys.stdout.encoding or "utf-8"  # not every text has a form in it: lone surrogates
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()

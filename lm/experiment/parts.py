@@ -13,12 +13,10 @@ import jax.numpy as jnp
 from lm.base.errors import UserError
 from lm.base.mean import Mean
 from lm.cost import conventions, count
-from lm.data import tokenizers
 from lm.data.batches import Batches, Evaluation
 from lm.data.prefetch import prefetch
-from lm.data.tasks import Task
 from lm.experiment.config import Experiment
-from lm.mesh import compilation, devices, rules
+from lm.mesh import devices, rules, runtime
 from lm.models.families import FAMILIES
 from lm.nn.module import Declaration
 
@@ -50,19 +48,18 @@ def model(experiment: Experiment, V: int) -> Model:
 
 @contextlib.contextmanager
 def on_mesh(experiment: Experiment):
-    """Gives the experiment's mesh, in use, with compiled programs kept for the next process."""
-    compilation.keep()
+    """Gives the experiment's mesh, in use."""
+    runtime.settle()
     with devices.use(devices.make(experiment.mesh)) as mesh:
         yield mesh
 
 
-def check(experiment: Experiment, mesh) -> None:
-    """Raises UserError if the batch or the model's shape does not divide over the mesh."""
-    c, B, parts = experiment.model, experiment.data.B, experiment.train.accumulate
-    if B % parts:
-        raise UserError(f"batch B = {B} does not divide into train.accumulate = {parts} "
-                        f"microbatches; nearest: {max(B // parts, 1) * parts}")
-    rules.check(dict(B=B // parts, D=c.D, N=c.N, F=c.F), mesh)
+def check(c, mesh, B: int = 0, accumulate: int = 1) -> None:
+    """Raises UserError if a model of config c, or a batch of B rows, does not divide over the mesh.
+
+    accumulate: microbatches that the batch is computed in.
+    """
+    rules.check(dict(B=B, D=c.D, N=c.N, F=c.F), mesh, accumulate)
 
 
 def feed(source: Batches | Evaluation, start: int, ahead: int, mesh) -> Iterator[dict]:
@@ -101,7 +98,7 @@ def flops_per_token(m: Model, T: int) -> float:
     c = dataclasses.replace(m.config, attention="dense", remat="none")
     dense = FAMILIES[c.family].build(c)
     shape = jax.ShapeDtypeStruct((1, T), jnp.int32)
-    batch = {name: shape for name in ("tokens_BT", "targets_BT", "weights_BT", "positions_BT")}
+    batch = dict.fromkeys(("tokens_BT", "targets_BT", "weights_BT", "positions_BT"), shape)
     traced = count.flops(lambda p, b: m.loss(dense.bind(p), b, None), dense.shapes, batch)
     matmul = (traced.total - traced.under("attend")) / T / 2
     windows = [c.windows[i % len(c.windows)] or None for i in range(c.L)]
@@ -113,22 +110,3 @@ def directory(experiment: Experiment) -> pathlib.Path:
     if not experiment.run:
         raise UserError("the run has no directory; give --run=DIR")
     return pathlib.Path(experiment.run).expanduser()
-
-
-def run_tokenizer(experiment: Experiment):
-    """Returns the tokenizer that a run was trained with."""
-    folder = directory(experiment) / "tokenizer"
-    if not folder.exists():
-        raise UserError(f"{folder.parent} holds no trained run: it has no tokenizer; "
-                        "run `lm train` first, or give another --run")
-    return tokenizers.load(folder)
-
-
-def same_language(experiment: Experiment, task: Task) -> None:
-    """Raises UserError if the run directory's tokenizer is not the task's."""
-    old = run_tokenizer(experiment)
-    if old.fingerprint != task.tokenizer.fingerprint:
-        raise UserError(
-            f"{directory(experiment)} was trained with another tokenizer (V = {old.V}) than the "
-            f"data gives now (V = {task.tokenizer.V}): the corpus or the tokenizer has changed; "
-            "put them back, or train into another --run")

@@ -22,5 +22,6 @@ def params(experiment: Experiment, m: parts.Model, which: str, mesh) -> tuple[di
                             m.declaration.shapes, m.declaration.shardings(mesh))
     found = checkpoints.restore(template, step, part="params")
     if found is None:
-        raise UserError(f"{folder} holds no checkpoint; run `lm train` first, or give another --run")
+        raise UserError(f"{folder} holds no checkpoint; run `lm train` first, or give another "
+                        "--run")
     return found[0], found[1]["step"]

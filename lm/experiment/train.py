@@ -42,12 +42,11 @@ def run(parsed: flags.Parsed) -> int:
     where = parts.directory(e)
     folder.belongs(where, parsed)
     with parts.on_mesh(e) as mesh:
-        parts.check(e, mesh)
+        parts.check(e.model, mesh, e.data.B, e.train.accumulate)
         task = tasks.prepare(e.data)
         r = _assemble(parsed, mesh, task)
-        if (where / "tokenizer").exists():
-            parts.same_language(e, task)
-        folder.begin(where, parsed, task.tokenizer)
+        task.tokenizer.encode(e.infer.prompt)  # a character unknown to it is said now, not last
+        folder.begin(where, parsed, task)
         with Checkpoints(where / "checkpoints", keep=e.train.keep) as checkpoints:
             state, status = _train(r, where, checkpoints)
         if status:
@@ -105,8 +104,10 @@ def _train(r: Run, where, checkpoints):
                         peak=utilisation.peak(list(r.mesh.devices.flat)),
                         convention=parts.CONVENTION, tensorboard=c.tensorboard)
     batches = parts.feed(r.batches, start, e.data.prefetch, r.mesh)
-    with contextlib.closing(report), contextlib.closing(batches), _signals() as signals:
-        steps = advance(step_fn, state, batches, start=start, until=until)
+    with (folder.writing(where), contextlib.closing(report), contextlib.closing(batches),
+          _signals() as signals):
+        steps = _traced(advance(step_fn, state, batches, start=start, until=until),
+                        c.profile, until, report)
         state, ended = _loop(r, steps, meter, report, checkpoints, meta, signals)
         checkpoints.wait()
     if ended and not meta.get("stopped"):
@@ -125,25 +126,24 @@ def _loop(r: Run, steps, meter, report, checkpoints, meta, signals):
         if step == first:
             jax.block_until_ready(means)  # compiled now
             report.tick(step)
-        _profile(c.profile, step, report)
         _report(r, meter.add(step, means), report, meter)
-        loss = None
+        loss, ended = None, signals[0] if signals else 0
         looks = due(every["evaluate_every"], step, until)
-        if looks or due(every["save_every"], step, until) or signals:
+        if looks or due(every["save_every"], step, until) or ended:
             _report(r, meter.flush(), report, meter)
         if looks:
             with report.paused():
                 loss = _evaluate(r, evaluate, state.params, step, report)
             _judge(meta, loss, c.patience)
         best = loss is not None and loss == meta["best"]
-        stop = bool(signals or meta.get("stopped"))
+        stop = ended or meta.get("stopped")
         if due(every["save_every"], step, until) or best or stop:
             with report.paused():
                 checkpoints.save(step, state, dict(meta, pending=meter.sums), metric=loss)
         if stop:
             if meta.get("stopped"):
                 report.say(f"step {step}: no improvement in {c.patience} evaluations; stopped")
-            return state, signals[0] if signals else 0
+            return state, ended
         checkpoints.check()
     return state, 0
 
@@ -170,23 +170,35 @@ def _evaluate(r, evaluate, params, step, report):
 
 def _judge(meta, loss, patience):
     """Keeps the best loss so far, and asks to stop when it has not improved for long."""
-    if math.isfinite(loss) and loss < meta.get("best", math.inf):
+    best = meta.setdefault("best", None)
+    if math.isfinite(loss) and (best is None or loss < best):
         meta["best"], meta["worse"] = loss, 0
         return
-    meta.setdefault("best", None)
     meta["worse"] = meta.get("worse", 0) + 1
     if patience and meta["worse"] >= patience:
         meta["stopped"] = True
 
 
-def _profile(span, step, report):
-    """Traces steps first+1 .. last into the run directory."""
-    first, _, last = span.partition(":")
-    if span and step == int(first):
-        jax.profiler.start_trace(str(report.lines.path.parent / "profile"))
-    elif span and step == int(last):
-        jax.profiler.stop_trace()
-        report.say(f"profile of steps {span} in {report.lines.path.parent / 'profile'}")
+def _traced(steps, span, until, report):
+    """Yields `steps`; those after `span`'s first, up to its last, are traced by the profiler."""
+    first, last = map(int, span.split(":")) if span else (0, 0)
+    place = report.lines.path.parent / "profile"
+    tracing = False
+    try:
+        for step, state, means in steps:
+            if step == first < until:
+                jax.block_until_ready(state)
+                jax.profiler.start_trace(str(place))
+                tracing = True
+            elif tracing and step == min(last, until):
+                jax.block_until_ready(state)
+                tracing = False
+                jax.profiler.stop_trace()
+                report.say(f"profile of steps {first + 1} to {step} in {place}")
+            yield step, state, means
+    finally:
+        if tracing:
+            jax.profiler.stop_trace()
 
 
 @contextlib.contextmanager

@@ -18,5 +18,6 @@ class Config:
                           free=True)
     min_p: float = option(0.0, "keep tokens at least this likely relative to the likeliest",
                           low=0.0, high=1.0, free=True)
-    seed: int = option(0, "sample i is that of seed + i, alone or in a batch", low=0, free=True)
+    seed: int = option(0, "sample i is that of seed + i, alone or in a batch", low=0,
+                       high=2**32 - 1, free=True)
     num_samples: int = option(1, "samples to make", low=1, free=True)

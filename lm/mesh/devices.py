@@ -47,13 +47,13 @@ def _legal(asked, count):
     divisors = [n for n in range(1, count + 1) if count % n == 0]
     shapes = [s for s in itertools.product(divisors, repeat=len(asked)) if math.prod(s) == count]
     shapes.sort(key=lambda s: -sum(a == b for a, b in zip(s, asked.values(), strict=True)))
-    text = ", ".join(" ".join(f"{a}={n}" for a, n in zip(asked, s, strict=True)) for s in shapes[:6])
-    return text + (", ..." if len(shapes) > 6 else "")
+    texts = [" ".join(f"{a}={n}" for a, n in zip(asked, s, strict=True)) for s in shapes[:6]]
+    return ", ".join(texts) + (", ..." if len(shapes) > 6 else "")
 
 
 @contextlib.contextmanager
 def use(mesh: Mesh):
-    """Within the context, `mesh` is the mesh that shardings mean and its platform is `platform()`."""
+    """Within the context, `mesh` is the mesh that shardings mean, its platform is `platform()`."""
     token = _platform.set(mesh.devices.flat[0].platform)
     try:
         with jax.set_mesh(mesh):

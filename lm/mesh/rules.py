@@ -17,8 +17,9 @@ STORAGE = dict(B=("data", "fsdp"), T=(), S=(), D=("fsdp",), N=("tensor",), K=("t
                F=("tensor",), V=("tensor",), L=())
 COMPUTE = dict(STORAGE, D=())
 
-# Replicated where they do not divide: few kv heads, and vocabularies that nobody padded.
-UNEVEN = "KV"
+# Replicated where they do not divide: few kv heads, vocabularies that nobody padded, and the few
+# rows of a sample. Training's batch is checked.
+UNEVEN = "BKV"
 
 
 def spec(axes: str, shape: tuple[int, ...], mesh, table: dict) -> PartitionSpec:
@@ -49,7 +50,8 @@ def shard(x: jax.Array, axes: str, table: dict = COMPUTE) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh, table))
 
 
-def place(read: Callable[[slice], dict[str, np.ndarray]], B: int, mesh: Mesh) -> dict[str, jax.Array]:
+def place(read: Callable[[slice], dict[str, np.ndarray]], B: int,
+          mesh: Mesh) -> dict[str, jax.Array]:
     """Returns the global batch on the mesh; each process reads only the rows that its devices hold.
 
     read: rows of [0, B) -> arrays [rows, T].
@@ -69,13 +71,18 @@ def place(read: Callable[[slice], dict[str, np.ndarray]], B: int, mesh: Mesh) ->
     return {name: put(x) for name, x in read(slice(start, stop)).items()}
 
 
-def check(sizes: dict[str, int], mesh: Mesh) -> None:
-    """Raises UserError if a size named by its letter does not divide over its mesh axes."""
+def check(sizes: dict[str, int], mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises UserError if a size named by its letter does not divide over its mesh axes.
+
+    accumulate: microbatches, over which the rows of a batch divide as well.
+    """
     words = dict(B="batch B", D="width D", N="heads N", F="hidden units F")
-    for letter, word in words.items():
-        ways = math.prod(mesh.shape[n] for n in STORAGE[letter])
-        size = sizes[letter]
+    for letter, size in sizes.items():
+        parts = {n: mesh.shape[n] for n in STORAGE[letter]}
+        if letter == "B" and accumulate > 1:
+            parts["accumulate"] = accumulate
+        ways = math.prod(parts.values())
         if size % ways:
             near = sorted({size // ways * ways, -(-size // ways) * ways} - {0})
-            raise UserError(f"{word} = {size} does not divide over {'*'.join(STORAGE[letter])} = "
+            raise UserError(f"{words[letter]} = {size} does not divide over {'*'.join(parts)} = "
                             f"{ways}; nearest: {', '.join(map(str, near))}")

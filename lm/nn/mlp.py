@@ -1,15 +1,32 @@
 """The feed-forward layer: two matrices, or three when gated."""
 
-from functools import partial
+import math
 
 import jax
+import jax.numpy as jnp
 
 from lm.mesh.rules import shard
 from lm.nn.linear import linear
 from lm.nn.module import Constant, Module, param
 
-gelu_tanh = partial(jax.nn.gelu, approximate=True)
-gelu_exact = partial(jax.nn.gelu, approximate=False)
+def _gelu(approximate):
+    """A gelu whose gradient is computed from its input alone, not from what the forward pass made."""
+    def forward(x):
+        return jax.nn.gelu(x, approximate=approximate)
+
+    def slope(x):
+        if approximate:
+            c = (2 / math.pi) ** 0.5
+            t = jnp.tanh(c * (x + 0.044715 * x ** 3))
+            return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x)
+        return (0.5 * (1 + jax.lax.erf(x * 0.5 ** 0.5))
+                + x * jnp.exp(-0.5 * x * x) / (2 * math.pi) ** 0.5)
+    gelu = jax.custom_vjp(forward)
+    gelu.defvjp(lambda x: (forward(x), x), lambda x, dy: (dy * slope(x).astype(dy.dtype),))
+    return gelu
+
+
+gelu_exact, gelu_tanh = _gelu(False), _gelu(True)
 
 # name: (function, gated)
 ACTIVATIONS = {

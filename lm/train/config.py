@@ -30,7 +30,7 @@ class Config:
     clip: float = option(1.0, "largest global gradient norm; 0: off", low=0.0)
     accumulate: int = option(1, "microbatches that a batch is computed in", low=1)
     max_skipped: int = option(20, "non-finite steps in a row that end the run", low=1, free=True)
-    spike: float = option(3.0, "alarm when a loss is this many standard deviations above its "
+    spike: float = option(6.0, "alarm when a loss is this many standard deviations above its "
                           "recent mean and a tenth above it; 0: off", low=0.0, free=True)
     log_every: str = option("10 steps", "between reports", duration=True, free=True)
     evaluate_every: str = option("10%", "between evaluations", duration=True)

@@ -10,7 +10,7 @@ from lm.train.step import State
 
 def advance(step_fn: Callable, state: State, batches: Iterator, *, start: int,
             until: int) -> Iterator[tuple[int, State, dict[str, Mean]]]:
-    """Yields (step, state, means) after each of steps start+1 .. until, as soon as it is dispatched.
+    """Yields (step, state, means) of each of steps start+1 .. until, as soon as it is dispatched.
 
     The arrays may still be in the making: whoever reads one waits for the device. A state is valid
     until the next one is asked for.
@@ -56,13 +56,13 @@ class Meter:
         if skipped >= self.max_skipped:
             raise UserError(
                 f"step {step}: {skipped} steps in a row had a loss or gradient that is not finite; "
-                "lower train.lr, lengthen train.warmup or look at the data, then train from the "
-                "last checkpoint")
+                "lower train.lr, lengthen train.warmup or look at the data, and train into another "
+                "--run; the checkpoints until then are kept")
         means["skipped"] = Mean(float(skipped > 0), 1.0)
         for name, mean in means.items():
             if math.isfinite(mean.total):
                 self.sums[name] = self.sums[name] + mean if name in self.sums else mean
-        self._watch(step, means["loss"].value)
+        self._watch(step, means["loss"].value, skipped)
         if not due(self.every, step, self.until):
             return None
         record = dict(step=step, **{name: mean.value for name, mean in self.sums.items()})
@@ -70,15 +70,16 @@ class Meter:
         self.sums = {}
         return record
 
-    def _watch(self, step, loss):
-        """Sets the alarm when the loss leaps out of its recent range."""
-        if not math.isfinite(loss):
+    def _watch(self, step, loss, skipped):
+        """Sets the alarm when the step was skipped or the loss leaps out of its recent range."""
+        if skipped or not math.isfinite(loss):
             self.alarm = f"step {step}: the loss or its gradient is not finite; step skipped"
             return
         gap = loss - self.centre
         if (self.spike and self.seen > 50 and gap > self.spike * math.sqrt(self.spread)
                 and gap > 0.1 * abs(self.centre)):
-            self.alarm = f"step {step}: loss {loss:.3f} leapt from a recent mean of {self.centre:.3f}"
+            self.alarm = (f"step {step}: loss {loss:.3f} leapt from a recent mean of "
+                          f"{self.centre:.3f}")
         share = max(0.05, 1 / (self.seen + 1))
         self.centre += share * gap
         self.spread = (1 - share) * (self.spread + share * gap * gap)

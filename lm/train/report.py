@@ -1,4 +1,4 @@
-"""What a run says: `metrics.jsonl` is the record, TensorBoard beside it, a bar or lines for people."""
+"""What a run says: `metrics.jsonl` is the record, TensorBoard beside it, a bar or lines to see."""
 
 import contextlib
 import pathlib
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lm.base.records import Lines
+from lm.train.events import Events
 
 
 class Report:
@@ -16,12 +17,12 @@ class Report:
     def __init__(self, directory, *, start: int, until: int, tokens_per_step: int,
                  flops_per_token: float, peak: float | None, convention: str, tensorboard: bool,
                  console: Console | None = None):
-        """peak: FLOP/s of all devices together, None if unknown. convention: how FLOPs are counted."""
+        """peak: FLOP/s of all devices together or None. convention: how FLOPs are counted."""
         directory = pathlib.Path(directory)
         self.until, self.tokens_per_step, self.peak = until, tokens_per_step, peak
         self.flops_per_token, self.convention = flops_per_token, convention
         self.lines = Lines(directory / "metrics.jsonl", keep_until=start)
-        self.events = _events(directory, start) if tensorboard else None
+        self.events = Events(directory / "tensorboard", start) if tensorboard else None
         self.console = console or Console(highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"),
@@ -71,7 +72,8 @@ class Report:
 
     def _text(self, record):
         step, speed = record["step"], record.get("tokens_per_second")
-        text = f"step {step}/{self.until}  loss {record['loss']:.4f}"
+        loss = record.get("loss", float("nan"))  # absent where no step since the last was finite
+        text = f"step {step}/{self.until}  loss {loss:.4f}"
         if speed:
             left = (self.until - step) * self.tokens_per_step / speed
             used = record.get("utilisation")
@@ -86,9 +88,7 @@ class Report:
         """Appends a record to metrics.jsonl and TensorBoard."""
         self.lines.write(dict(record, time=round(time.time(), 3)))
         if self.events:
-            for name, value in record.items():
-                if name != "step" and isinstance(value, (int, float)):
-                    self.events.add_scalar(name, value, record["step"])
+            self.events.write(record)
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -99,11 +99,6 @@ class Report:
         self.lines.close()
         if self.events:
             self.events.close()
-
-
-def _events(directory, start):
-    from tensorboardX import SummaryWriter
-    return SummaryWriter(str(directory / "tensorboard"), purge_step=start or None, flush_secs=10)
 
 
 def _short(number):

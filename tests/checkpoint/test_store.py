@@ -58,20 +58,21 @@ def test_the_state_may_be_donated_at_once(tmp_path):
 
 
 def test_keeps_the_newest_and_the_best(tmp_path):
-    metrics = {1: 5.0, 2: 1.0, 3: 4.0, 4: float("nan"), 5: None, 6: 1.5, 7: float("inf")}
+    metrics = {1: float("nan"), 2: 1.0, 3: 4.0, 4: float("-inf"), 5: None, 6: 1.5, 7: 9.0}
     with Checkpoints(tmp_path, keep=2) as store:
         for step, metric in metrics.items():
             store.save(step, {"x": jnp.int32(step)}, {}, metric)
         store.wait()
         assert store.steps == [2, 6, 7] and store.best == 2 and store.latest == 7
     with Checkpoints(tmp_path, keep=2) as store:  # a later process knows the metrics too
-        store.save(8, {"x": jnp.int32(8)}, {}, 0.5)
-        store.wait()
-        assert store.steps == [7, 8] and store.best == 8
+        for step, metric, kept, best in ((8, 3.0, [2, 7, 8], 2), (9, 0.5, [8, 9], 9)):
+            store.save(step, {"x": jnp.int32(step)}, {}, metric)
+            store.wait()
+            assert store.steps == kept and store.best == best
     with Checkpoints(tmp_path, keep=1, best=False) as store:
-        store.save(9, {"x": jnp.int32(9)}, {}, 3.0)
+        store.save(10, {"x": jnp.int32(10)}, {}, 3.0)
         store.wait()
-        assert store.steps == [9]
+        assert store.steps == [10]
 
 
 def test_a_step_is_saved_once(tmp_path):

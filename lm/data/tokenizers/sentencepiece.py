@@ -49,6 +49,8 @@ def train(config: Config, placed: Callable[[], Iterator[Placed]]) -> "SentencePi
             remove_extra_whitespaces=False, add_dummy_prefix=False, split_digits=True,
             allow_whitespace_only_pieces=True)
     except RuntimeError as error:
+        if "KeyboardInterrupt" in str(error):  # raised while the library asked for a line
+            raise KeyboardInterrupt from None
         raise _size_error(config, str(error)) from None
     return SentencePiece(model.getvalue())
 

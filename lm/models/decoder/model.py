@@ -152,10 +152,10 @@ class Decoder(Module):
     def _unroll(self, turns: int) -> int:
         """Layers per turn of the loop.
 
-        XLA:CPU copies the stacked weights and residuals in and out of a loop and runs its body
-        without the parallelism between operations; chips do neither, and compile a loop once.
+        XLA:CPU copies stacked weights and what the backward pass needs in and out of a loop, and
+        runs its body one operation at a time; chips do neither, and compile a loop once.
         """
-        asked = self.config.unroll or (turns if platform() == "cpu" else 1)
+        asked = self.config.unroll or (12 if platform() == "cpu" else 1)
         return max(1, min(asked, turns))
 
     def logits(self, x_BTD):

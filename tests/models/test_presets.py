@@ -1,0 +1,53 @@
+"""Parameter counts of the presets are those of the released checkpoints, to the last digit."""
+
+import jax
+import pytest
+
+from lm.models.decoder import model as decoder
+from lm.models.decoder.config import Config
+from lm.models.decoder.presets import PRESETS
+
+COUNTS = {
+    "gpt2_124m": 124_439_808,
+    "gpt2_355m": 354_823_168,
+    "gpt2_774m": 774_030_080,
+    "gpt2_1.5b": 1_557_611_200,
+    "llama2_7b": 6_738_415_616,
+    "llama2_13b": 13_015_864_320,
+    "llama2_70b": 68_976_648_192,
+    "llama3_8b": 8_030_261_248,
+    "llama3_70b": 70_553_706_496,
+    "llama3_405b": 405_853_388_800,
+    "llama3.2_1b": 1_235_814_400,
+    "mistral_7b": 7_241_732_096,
+    "qwen2_0.5b": 494_032_768,
+    "qwen2_1.5b": 1_543_714_304,
+    "qwen2_7b": 7_615_616_512,
+    "qwen2_72b": 72_706_203_648,
+    "qwen3_0.6b": 596_049_920,
+    "qwen3_8b": 8_190_735_360,
+    "qwen3_32b": 32_762_123_264,
+    "gemma_2b": 2_506_172_416,
+    "pythia_70m": 70_426_624,
+    "pythia_160m": 162_322_944,
+    "pythia_410m": 405_334_016,
+    "pythia_1b": 1_011_781_632,
+    "pythia_1.4b": 1_414_647_808,
+    "pythia_2.8b": 2_775_208_960,
+    "pythia_6.9b": 6_857_302_016,
+    "pythia_12b": 11_846_072_320,
+}
+
+
+def test_every_preset_is_counted():
+    assert set(PRESETS) == set(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_count(name):
+    """Without an array in memory, whatever the size."""
+    before = len(jax.live_arrays())
+    declaration = decoder.build(Config(**PRESETS[name]))
+    assert declaration.count == COUNTS[name]
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(declaration.shapes))
+    assert len(jax.live_arrays()) == before
