@@ -1,15 +1,17 @@
 """Characters of Shakespeare: the smallest model that is worth looking at.
 
-    lm train --config=configs/shakespeare_char.py:published --config.data.corpus=input.txt
+    lm train --config=configs/shakespeare_char.py:ours --config.data.corpus=input.txt
 
-what      :published  the published small-CPU setting of nanoGPT (GPT-2-like, AdamW), 0.80 M
+what      :published  nanoGPT's setting for a small CPU to the letter: GPT-2-like, AdamW, 0.80 M
                       parameters, 2,000 steps of 12 windows of 64 characters
+          :gpt2       the same with twice its learning rate; the default
           :ours       as many parameters and tokens, spent better: rotary positions, qk-norm,
                       SwiGLU, zero-initialised outputs, smaller batches, Muon
 data      tinyshakespeare (1.1 MB), given by its path; the last tenth is held out
 hardware  2 CPU cores
-time      1.5 min, 4 min
-loss      1.88 published, 1.55 or less; over all held-out characters in windows of 64
+time      1.5 min, 1.5 min, 3 min
+loss      1.90, 1.82, 1.55 over all held-out characters in windows of 64; nanoGPT publishes 1.88 for
+          :published, a mean over 20 random batches: its PyTorch code gives 1.88 so and 1.90 over all
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +31,8 @@ PUBLISHED = dict(
     infer=dict(prompt="\n", num_samples=1, max_tokens=300),
 )
 
+GPT2 = PUBLISHED | dict(train=PUBLISHED["train"] | dict(lr=2e-3))
+
 OURS = dict(
     data=dict(DATA, B=6),
     model=dict(L=4, D=128, N=4, F=341, positions="rotary", activation="swiglu", qk_norm=True,
@@ -40,5 +44,5 @@ OURS = dict(
 )
 
 
-def get_config(arg="ours"):
-    return ConfigDict(pick(dict(published=PUBLISHED, ours=OURS), arg, "setting"))
+def get_config(arg="gpt2"):
+    return ConfigDict(pick(dict(published=PUBLISHED, gpt2=GPT2, ours=OURS), arg, "setting"))

@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join([
 ])
 os.environ["LM_CACHE"] = str(CACHE)
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -25,6 +26,11 @@ from lm.mesh.config import Config as Mesh  # noqa: E402
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# A busy machine makes no example wrong.
+hypothesis.settings.register_profile(
+    "lm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("lm")
 
 MESHES = {
     "data 8": Mesh(data=8),

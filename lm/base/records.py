@@ -1,6 +1,7 @@
 """Run records: JSON files that are never half written, and JSON lines that survive a crash."""
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -53,7 +54,9 @@ class Lines:
         self.file = self.path.open("a")
 
     def write(self, record: dict) -> None:
-        """Appends one record and hands it to the operating system."""
+        """Appends one record and hands it to the system; JSON has null for nan and inf."""
+        record = {k: None if isinstance(v, float) and not math.isfinite(v) else v
+                  for k, v in record.items()}
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
 

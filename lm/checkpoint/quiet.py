@@ -15,12 +15,18 @@ _CURES = {errno.ENOSPC: _FREE, errno.EDQUOT: _FREE,
 def hush() -> None:
     """Drops the log lines and warnings of Orbax; every failure is told by an error of ours."""
     logging.getLogger("absl").addFilter(_not_orbax)
+    logging.getLogger("asyncio").addFilter(_not_orbax_task)
     warnings.filterwarnings("ignore", module=r"orbax\.")
     sys.unraisablehook = functools.partial(_not_late, sys.unraisablehook)
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
     return "/orbax/" not in record.pathname.replace(os.sep, "/")
+
+
+def _not_orbax_task(record: logging.LogRecord) -> bool:
+    """Of the arrays of a save that fail, Orbax hands on the first; asyncio would log the others."""
+    return "/orbax/" not in record.getMessage().replace(os.sep, "/")
 
 
 def _not_late(otherwise, unraisable) -> None:

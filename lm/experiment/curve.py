@@ -15,7 +15,7 @@ def draw(folder: pathlib.Path) -> pathlib.Path:
     records = list(read_lines(folder / "metrics.jsonl"))
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for name, style, label in (("loss", "-", "training"), ("validation_loss", "o-", "validation")):
-        points = [(r["tokens"], r[name]) for r in records if name in r]
+        points = [(r["tokens"], r[name]) for r in records if r.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, lw=1, ms=4)
     axes.set(xlabel="tokens", ylabel="loss (nats/token)", title=str(folder))

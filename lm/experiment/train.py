@@ -9,7 +9,7 @@ import jax
 
 from lm.base import duration
 from lm.base.errors import UserError
-from lm.base.records import read_json, write_json
+from lm.base.records import read_lines, write_json
 from lm.checkpoint.store import Checkpoints
 from lm.cost import utilisation
 from lm.data import tasks
@@ -232,19 +232,21 @@ def _announce(r, start):
 def _finish(r, where, state):
     """The end of a run: its result beside xz's, its curve, its samples."""
     e = r.parsed.experiment
-    path = where / "result.json"
     step = int(state.step)
+    # A run ends at an evaluation, so that its record has the last one.
+    looks = [x for x in read_lines(where / "metrics.jsonl") if "validation_loss" in x]
+    if not looks:
+        raise UserError(f"{where / 'metrics.jsonl'} has no evaluation: it was changed by hand; "
+                        f"for the result run lm eval --run={where}")
+    loss, bits = (math.nan if looks[-1][name] is None else looks[-1][name]
+                  for name in ("validation_loss", "bits_per_byte"))
+    xz = tasks.xz_bits_per_byte(r.task)
     with folder.writing(where):
-        if not path.exists() or read_json(path)["step"] != step:
-            loss = parts.evaluator(r.model)(state.params, r.held_out, r.mesh)["loss"].value
-            write_json(path, dict(step=step, validation_loss=loss,
-                                  bits_per_byte=r.task.validation.bits_per_byte(loss),
-                                  xz_bits_per_byte=tasks.xz_bits_per_byte(r.task)))
+        write_json(where / "result.json", dict(step=step, validation_loss=loss, bits_per_byte=bits,
+                                               xz_bits_per_byte=xz))
         picture = curve.draw(where)
-    result = read_json(path)
-    print(f"step {step}: validation loss {result['validation_loss']:.4f} nats/token, "
-          f"{result['bits_per_byte']:.3f} bits/byte; xz -9 needs "
-          f"{result['xz_bits_per_byte']:.3f} on the same bytes")
+    print(f"step {step}: validation loss {loss:.4f} nats/token, {bits:.3f} bits/byte; "
+          f"xz -9 needs {xz:.3f} on the same bytes")
     print(f"loss curve: {picture}")
     if e.infer.prompt:
         generate.show(e, r.model, state.params, r.task.tokenizer)

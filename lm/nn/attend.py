@@ -36,7 +36,7 @@ def _choose(q, v, segments, offset, softcap, drop):
     """The fastest kind that can do what is asked on the platform compiled for."""
     T, H = q.shape[1], q.shape[3]
     if offset is None and not drop:
-        if platform() == "tpu" and T % 128 == 0 and H % 64 == 0:
+        if platform() == "tpu" and T % 128 == 0 and H % 8 == 0:
             return "splash"
         if (platform() == "gpu" and not softcap and H % 8 == 0 and H <= 128
                 and q.dtype in (jnp.bfloat16, jnp.float16)):

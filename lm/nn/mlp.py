@@ -9,31 +9,44 @@ from lm.mesh.rules import shard
 from lm.nn.linear import linear
 from lm.nn.module import Constant, Module, param
 
-def _gelu(approximate):
-    """A gelu whose gradient is computed from its input alone, not from what the forward pass made."""
-    def forward(x):
-        return jax.nn.gelu(x, approximate=approximate)
+def _recomputed(value, slope):
+    """An elementwise function whose gradient needs its input alone, nothing that it made on the way.
 
-    def slope(x):
-        if approximate:
-            c = (2 / math.pi) ** 0.5
-            t = jnp.tanh(c * (x + 0.044715 * x ** 3))
-            return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x)
-        return (0.5 * (1 + jax.lax.erf(x * 0.5 ** 0.5))
-                + x * jnp.exp(-0.5 * x * x) / (2 * math.pi) ** 0.5)
-    gelu = jax.custom_vjp(forward)
-    gelu.defvjp(lambda x: (forward(x), x), lambda x, dy: (dy * slope(x).astype(dy.dtype),))
-    return gelu
+    Less is kept for the backward pass, and XLA:CPU no longer computes it in several consumers.
+    """
+    function = jax.custom_vjp(value)
+    function.defvjp(lambda x: (value(x), x), lambda x, dy: (dy * slope(x),))
+    return function
 
 
-gelu_exact, gelu_tanh = _gelu(False), _gelu(True)
+def _tanh(x):
+    return jnp.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x ** 3))
+
+
+def _tanh_slope(x):
+    t = _tanh(x)
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * (2 / math.pi) ** 0.5 * (1 + 0.134145 * x * x)
+
+
+def _normal(x):
+    """The standard normal distribution function; erfc, which jax.nn.gelu takes, has branches."""
+    return 0.5 * (1 + jax.lax.erf(x * 0.5 ** 0.5))
+
+
+gelu_exact = _recomputed(
+    lambda x: x * _normal(x),
+    lambda x: _normal(x) + x * jnp.exp(-0.5 * x * x) / (2 * math.pi) ** 0.5)
+gelu_tanh = _recomputed(lambda x: 0.5 * x * (1 + _tanh(x)), _tanh_slope)
+silu = _recomputed(
+    lambda x: x * jax.nn.sigmoid(x),
+    lambda x: jax.nn.sigmoid(x) * (1 + x * (1 - jax.nn.sigmoid(x))))
 
 # name: (function, gated)
 ACTIVATIONS = {
     "gelu": (gelu_exact, False),
     "gelu_tanh": (gelu_tanh, False),
     "relu2": (lambda x: jax.nn.relu(x) ** 2, False),  # So et al. 2021
-    "swiglu": (jax.nn.silu, True),                    # Shazeer 2020
+    "swiglu": (silu, True),                           # Shazeer 2020
     "geglu": (gelu_tanh, True),
 }
 

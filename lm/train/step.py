@@ -83,7 +83,7 @@ def make(declaration: Declaration, loss: Callable, optimizer: optax.GradientTran
         else:
             grads, objective, means = _accumulated(gradient, state.params, batch, own, accumulate)
         count = jnp.maximum(objective.count, 1)
-        norm = optax.global_norm(grads) / count
+        norm = optax.tree.norm(grads) / count
         scale = 1 / count
         if clip:
             scale = scale * jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))

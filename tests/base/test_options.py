@@ -94,6 +94,11 @@ def test_built_or_a_user_error(values):
     assert got.limit is None or (type(got.limit) is int and got.limit >= 1)
 
 
+def test_bounds_are_inclusive():
+    assert build(Outer, dict(count=1, inner=dict(rate=1.0), limit=1)).inner.rate == 1.0
+    assert build(Outer, dict(count=1, inner=dict(rate=0.0))).inner.rate == 0.0
+
+
 def test_a_whole_number_is_a_number_and_a_duration():
     got = build(Inner, dict(rate=1, after=20))
     assert got.rate == 1.0 and type(got.rate) is float and got.after == "20"

@@ -13,7 +13,7 @@ import pytest
 
 from lm.__main__ import main
 
-WORDS = "the a model reads one token then next of text with loss café\n".split(" ")
+SENTENCE = "the a model reads one token then next of text with loss café\n"
 
 TINY = """
 from ml_collections import ConfigDict
@@ -41,7 +41,7 @@ def place(tmp_path_factory) -> pathlib.Path:
     """A folder with a text of 11 kB, text.txt, and a config for it, tiny.py."""
     folder = tmp_path_factory.mktemp("tiny")
     draw = random.Random(0)
-    (folder / "text.txt").write_text(" ".join(draw.choices(WORDS, k=2200)))
+    (folder / "text.txt").write_text(" ".join(draw.choices(SENTENCE.split(" "), k=2200)))
     (folder / "tiny.py").write_text(TINY.format(corpus=str(folder / "text.txt")))
     return folder
 

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -24,7 +25,8 @@ def run(tmp_path):
 
 
 def test_an_empty_corpus(refused, tiny, tmp_path, run):
-    for name, data in (("empty.txt", b""), ("empty.jsonl", b"\n\n"), ("e.txt.gz", gzip.compress(b""))):
+    nothing = gzip.compress(b"")
+    for name, data in (("empty.txt", b""), ("empty.jsonl", b"\n\n"), ("e.txt.gz", nothing)):
         (tmp_path / name).write_bytes(data)
         refused("train", tiny, f"--run={run}", f"--config.data.corpus={tmp_path / name}",
                 says=["holds no text", name])
@@ -87,7 +89,8 @@ def test_heads_that_do_not_divide_over_tensor(refused, tiny, run):
 
 def test_a_width_that_does_not_divide_over_fsdp(refused, tiny, run):
     refused("train", tiny, f"--run={run}", "--config.mesh.fsdp=8", "--config.mesh.data=1",
-            "--config.model.D=20", says=["width D = 20 does not divide over fsdp = 8; nearest: 16, 24"])
+            "--config.model.D=20",
+            says=["width D = 20 does not divide over fsdp = 8; nearest: 16, 24"])
 
 
 def test_a_mesh_of_other_devices(refused, tiny, run):
@@ -177,8 +180,9 @@ def test_a_run_without_checkpoints(refused, trained, tmp_path, name, files):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     before = files(run)
-    refused(name, f"--run={run}", "--checkpoint=7", says=["no checkpoint of step 7", "it has: ", "12"])
-    refused(name, f"--run={run}", "--checkpoint=newest", says="newest is neither best, latest nor a step")
+    refused(name, f"--run={run}", "--checkpoint=7", says=["no checkpoint of step 7", "8, 12"])
+    refused(name, f"--run={run}", "--checkpoint=newest",
+            says="newest is neither best, latest nor a step")
     assert files(run) == before
     shutil.rmtree(run / "checkpoints")
     refused(name, f"--run={run}", says=["holds no checkpoint", "lm train", "another --run"])
@@ -235,7 +239,7 @@ def test_a_full_disk(command, tiny, tmp_path, records, trained):
     """Whatever there is no room for, config, record, events or checkpoint, and then there is."""
     with mounted(tmp_path / "small", "1m") as small:
         argv, said = ("train", tiny, f"--run={small / 'run'}"), []
-        for room in (0, 4096, 12288, 49152, 180_000):
+        for room in (0, 12288, 180_000):
             (small / "ballast").unlink(missing_ok=True)
             with contextlib.suppress(OSError), (small / "ballast").open("wb", 0) as file:
                 used = sum(p.stat().st_blocks * 512 for p in small.rglob("*"))
@@ -249,6 +253,13 @@ def test_a_full_disk(command, tiny, tmp_path, records, trained):
         ended = command(*argv)
         assert ended.code == 0, ended.err
         assert records(small / "run") == records(trained)
+
+
+def test_of_many_failed_arrays_only_one_is_told(caplog):
+    """Orbax raises the first; asyncio logs each of the others, with a traceback."""
+    for path, told in (("/x/orbax/checkpoint/y.py", 0), ("/x/other/y.py", 1)):
+        logging.getLogger("asyncio").error("Task exception was never retrieved: %s", path)
+        assert len(caplog.records) == told
 
 
 def test_a_disk_that_fills_while_the_record_is_written(command, tiny, tmp_path, start, until):

@@ -100,7 +100,7 @@ def test_the_run_directory_is_named_after_the_config(config):
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["--config.model.DD=4"], ["unknown field 'config.model.DD'", "did you mean '--config.model.D'"]),
+    (["--config.model.DD=4"], ["unknown field 'config.model.DD'", "mean '--config.model.D'"]),
     (["--config.model.lr=4"], ["did you mean '--config.train.lr'"]),
     (["--config.lr=4"], ["did you mean '--config.train.lr'"]),
     (["--config.train.lenght=4"], ["did you mean '--config.train.length'"]),

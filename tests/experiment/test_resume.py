@@ -75,7 +75,8 @@ def test_the_record_has_every_step_once(straight, records):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_by_a_signal(start, command, until, tiny, straight, records, tmp_path, number, code):
+def test_stopped_by_a_signal(start, command, until, tiny, straight, records, tmp_path, number,
+                             code):
     run = tmp_path / "run"
     process = start("train", tiny, f"--run={run}", *HARD)
     path = run / "metrics.jsonl"
@@ -154,7 +155,7 @@ def test_killed_at_random_instants(start, until, tiny, straight, records, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("every", [1, 5])
 def test_killed_often(start, command, until, tiny, records, tmp_path, seed, every):
     more = (*HARD, "--config.train.length=150", f"--config.train.log_every={every}",
@@ -185,11 +186,14 @@ def crash(monkeypatch, at):
 
 def test_averages_over_several_steps_survive_a_crash_within_them(lm, tiny, records, tmp_path,
                                                                  monkeypatch):
-    """Reports every 5 steps, checkpoints every 3: an interval is half in the checkpoint."""
+    """Reports every 5 steps, checkpoints every 3 and where the loss improves at 7 and 14.
+
+    A checkpoint holds a part of an interval; after the first crash a report comes again.
+    """
     argv = ("train", tiny, "--config.train.length=20", "--config.train.log_every=5",
             "--config.train.save_every=3", "--config.train.evaluate_every=7")
     assert lm(*argv, f"--run={tmp_path / 'whole'}").code == 0
-    for at in (8, 14, 17):
+    for at in (11, 17):
         with monkeypatch.context() as patched, pytest.raises(Crash):
             crash(patched, at)
             lm(*argv, f"--run={tmp_path / 'run'}")
@@ -216,8 +220,9 @@ def test_resumed_on_other_devices(start, until, lm, tiny, trained, records, tmp_
     ours, theirs = records(run), records(trained)
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
     for a, b in zip(ours, theirs, strict=True):
-        for name in ("loss", "validation_loss"):
-            assert a.get(name) == pytest.approx(b.get(name), rel=1e-5)
+        assert a.keys() == b.keys()
+        for name in {"loss", "validation_loss"} & a.keys():
+            assert a[name] == pytest.approx(b[name], rel=1e-5)
 
 
 def test_early_stopping_ends_the_run_for_good(lm, tiny, records, tmp_path, files):
@@ -254,17 +259,24 @@ def test_a_finished_run_is_not_trained_further(lm, tiny, trained, tmp_path, reco
             os.stat(trained / "result.json").st_mtime_ns) == before
 
 
+class Late(int):
+    """What `due` returns: false, and a signal arrives as it is asked for the second time."""
+
+    asked = 0
+
+    def __bool__(self):
+        self.asked += 1
+        if self.asked == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return False
+
+
 def test_a_signal_between_the_checks_of_one_step_loses_no_record(lm, tiny, tmp_path, records,
                                                                  monkeypatch):
-    """The signal comes when the step's record has not been read: after `due` was asked."""
+    """The signal comes when it was decided that the step's record is not yet read."""
     whole = verb.due
-    calls = itertools.count()
-
-    def due(every, step, until):
-        if step == 6 and next(calls) == 1:  # save_every, the last thing asked before saving
-            signal.raise_signal(signal.SIGTERM)
-        return whole(every, step, until)
-    monkeypatch.setattr(verb, "due", due)
+    monkeypatch.setattr(verb, "due", lambda every, step, until: (
+        Late() if step == 6 else whole(every, step, until)))
     run = tmp_path / "run"
     assert lm("train", tiny, f"--run={run}").code == 143
     monkeypatch.undo()

@@ -80,7 +80,7 @@ def test_alone_or_in_any_batch():
     assert batch.dtype == jnp.int32
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.permutations(range(8)), st.integers(0, 9), st.floats(0, 1), st.floats(0, 1),
        st.integers(0, 2**31))
 def test_keep(order, top_k, top_p, min_p, seed):

@@ -89,10 +89,11 @@ class Run:
 
 
 @functools.cache
-def trained(family, mesh, optimizer="adamw", rate=0.2, accumulate=1, B=8):
+def trained(family, mesh, optimizer="adamw", rate=0.2, accumulate=1, B=8, **changes):
     """A run of a few steps and what was seen of it; every law below looks at the same ones."""
     with on(mesh) as m:
-        run = Run(tiny(family, rate), m, optimizer, accumulate=accumulate)
+        config = dataclasses.replace(tiny(family, rate), **changes)
+        run = Run(config, m, optimizer, accumulate=accumulate)
         state = run.first()
         seen = types.SimpleNamespace(run=run, start=host(state.params))
         seen.before = jax.tree.map(lambda x: x.sharding, state)
@@ -146,6 +147,21 @@ def test_state_is_sharded_and_stays(family, mesh):
     jax.tree.map(lambda a, b, x: a.is_equivalent_to(b, x.ndim) or pytest.fail(f"{a} became {b}"),
                  seen.before, seen.after, seen.state)
     assert compiled and seen.compiled_again == 0
+
+
+def test_bfloat16_on_a_mesh_is_one_device():
+    """As near as bfloat16 comes: a twentieth of the way moved; the state stays float32."""
+    one, many = (trained("llama", mesh, compute="bfloat16")
+                 for mesh in ("one", "tensor 2 x fsdp 4"))
+    assert_same(many.start, one.start)
+    assert_close(many.means, one.means, rtol=0.01, atol=0)
+
+    def distance(a, b):
+        return optax.tree.norm(jax.tree.map(np.subtract, a.state.params, b))
+    assert distance(many, one.state.params) < 0.05 * distance(one, one.start)
+    assert many.means != trained("llama", "one").means
+    leaves = jax.tree.leaves((many.state.params, many.state.optimizer))
+    assert {x.dtype.name for x in leaves} == {"float32", "int32"}
 
 
 @pytest.mark.parametrize("mesh", SEVERAL)

@@ -4,17 +4,18 @@ import math
 
 import jax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.base.errors import UserError
 from lm.mesh import devices
 from lm.mesh.config import Config
 
-SIZES = st.integers(-2, 9)
+SIZES = st.sampled_from([-1, 1, 2, 3, 4, 8, 0, -2])
 
 
-@given(st.tuples(SIZES, SIZES, SIZES), st.integers(1, 64))
+@settings(max_examples=300)
+@given(st.tuples(SIZES, SIZES, SIZES), st.sampled_from([1, 2, 6, 8, 12, 64]))
 def test_fill(sizes, count):
     """What is filled has the product; what is refused could not be filled."""
     asked = dict(zip(devices.AXES, sizes, strict=True))

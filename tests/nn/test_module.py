@@ -25,7 +25,7 @@ class Outer(Module):
         self.table = param("VD", SIZES, Normal(1.0))
         if more:
             self.another = param("DNH", SIZES, Normal(1.0), "D")
-            self.aa = Inner()
+            self.aa, self.bb = Inner(), Inner()
         self.layers = stack(Inner(), L)
 
 
@@ -57,6 +57,7 @@ def test_init():
     assert (one["layers"]["b"] == 2).all()
     w = one["layers"]["w"]
     assert not np.array_equal(w[0], w[1]) and not np.array_equal(w[0], two["aa"]["w"])
+    assert not np.array_equal(two["aa"]["w"], two["bb"]["w"])
     other = small.init(jax.random.key(1))
     assert not np.array_equal(other["table"], one["table"])
     big = declare(stack(Inner(), 2000)).init(jax.random.key(0))["w"]

@@ -118,6 +118,8 @@ def test_an_interval_without_a_finite_step(tmp_path, clock):
 
 def events(path):
     """The events of a TensorBoard file by its framing: length, its crc, data, its crc."""
+    assert crc32c(b"123456789") == 0xE3069283  # the check value of the standard
+
     def masked(data):
         crc = crc32c(data)
         return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

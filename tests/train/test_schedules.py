@@ -72,7 +72,7 @@ def test_cyclic_restarts_at_the_peak():
         assert got[start + 29] < PEAK * (FINAL + 0.01)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(name=st.sampled_from(sorted(schedules.SHAPES)), steps=st.integers(2, 60),
        share=st.floats(0, 1), final=st.floats(0, 1), decay=st.integers(0, 80),
        cycles=st.integers(1, 9))

@@ -35,7 +35,7 @@ def chips():
 @pytest.mark.slow
 @pytest.mark.parametrize("H", [64, 128])
 def test_train_step_for_v5e(H, chips):
-    """On fsdp 2 x tensor 2, packed, in bfloat16: three kernels of attention; the state stays sharded."""
+    """On fsdp 2 x tensor 2, packed, in bfloat16: with the kernels, and the state stays sharded."""
     mesh = devices.make(Mesh(data=1, fsdp=2, tensor=2), chips)
     declaration = decoder.build(Config(L=2, D=256, N=4, K=2, H=H, F=512, V=512, T=T, qk_norm=True,
                                        compute="bfloat16", remat="dots", z_loss=1e-4))

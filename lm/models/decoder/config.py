@@ -74,7 +74,8 @@ class Config:
         if self.N % self.K:
             raise UserError(f"query heads N = {self.N} do not divide over kv heads K = {self.K}")
         if self.positions == "rotary" and self.rotated % 2:
-            raise UserError(f"rotary positions turn pairs, but {self.rotated} elements of a head do")
+            raise UserError(f"rotary positions turn pairs, but {self.rotated} elements of a head "
+                            "do")
         if self.rotary_stretch and len(self.rotary_stretch) != 4:
             raise UserError("rotary_stretch has four numbers: factor, low, high, trained positions")
         if not self.windows or min(self.windows) < 0:
