@@ -1,6 +1,6 @@
 """Our training step beside a plain PyTorch one of the same shape, alternating in one run.
 
-    launch/local.sh python benchmarks/train_step.py [a] [b]      # needs torch: pip install 'lm[bench]'
+    LM_EXTRAS=dev,bench launch/local.sh python benchmarks/train_step.py [a] [b]    # with torch
 
 Two processes, one a framework, take turns of a few steps on the same weights and data, so that
 whatever else the machine does slows both. Prints the median time of a step and the median over

@@ -2,7 +2,7 @@
 
     launch/local.sh lm train --config=configs/quickstart.py
 
-what      1.4 M parameters (4 layers, width 128, 2,048 SentencePiece pieces), 1.5 million tokens, Muon
+what      1.4 M parameters (4 layers, width 128, 2,048 SentencePiece pieces), Muon, 1.5 M tokens
 data      the standard library of the Python that runs it, about 11 MB; 5 % of its files held out
 hardware  2 CPU cores
 time      under 5 minutes, the installation included

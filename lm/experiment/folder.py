@@ -71,6 +71,25 @@ def same_language(folder: pathlib.Path, task: Task) -> None:
 
 
 @contextlib.contextmanager
+def claimed(folder: pathlib.Path):
+    """Holds the run directory for this process; UserError if another one is training in it."""
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks: two at once are not noticed there
+        yield
+        return
+    with (folder / ".lock").open("w") as lock:  # given back when the process ends, however it does
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {folder}; wait for it, stop it, "
+                            "or give --run=ANOTHER_DIR") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+@contextlib.contextmanager
 def writing(folder: pathlib.Path):
     """Turns a failure to write into words."""
     try:

@@ -12,7 +12,7 @@ from lm.nn.rotary import rotate
 
 
 class Attention(Module):
-    """Multi-head attention with K kv heads, each shared by N/K query heads (Ainslie et al. 2023)."""
+    """Attention with K kv heads, each shared by N/K query heads (Ainslie et al. 2023)."""
 
     def __init__(self, D: int, N: int, K: int, H: int, *, bias_qkv: bool, bias_out: bool,
                  qk_norm: bool, eps: float, softcap: float, drop: float, how: str, init, init_out):

@@ -9,8 +9,9 @@ from lm.mesh.rules import shard
 from lm.nn.linear import linear
 from lm.nn.module import Constant, Module, param
 
+
 def _recomputed(value, slope):
-    """An elementwise function whose gradient needs its input alone, nothing that it made on the way.
+    """An elementwise function whose gradient needs its input alone, nothing made on the way.
 
     Less is kept for the backward pass, and XLA:CPU no longer computes it in several consumers.
     """

@@ -13,7 +13,7 @@ from lm.nn.module import Declaration
 
 
 class State(NamedTuple):
-    """All that training carries from one step to the next; the data and the keys follow from step."""
+    """All that training carries from step to step; the data and the keys follow from `step`."""
 
     step: jax.Array      # steps done, int32
     params: dict         # float32
@@ -42,7 +42,7 @@ def shardings(declaration: Declaration, optimizer: optax.GradientTransformation,
 
 
 def abstract(declaration: Declaration, optimizer: optax.GradientTransformation, mesh) -> State:
-    """Returns the State's shapes with their shardings: a template to compile for or restore into."""
+    """Returns the State's shapes with their shardings: a template to compile for, restore into."""
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     moments = jax.eval_shape(optimizer.init, declaration.shapes)
     shapes = State(scalar, declaration.shapes, moments, scalar)

@@ -26,7 +26,7 @@ OTHERS = {
 
 
 def batch(seed: int = 0, B: int = B, T: int = T, packed: bool = True) -> dict[str, np.ndarray]:
-    """Random tokens; packed rows hold documents of random lengths, and a share of targets is void."""
+    """Random tokens; packed rows hold documents of random lengths; some targets are void."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, V, (B, T + 1), dtype=np.int32)
     starts = rng.random((B, T)) < 0.2

@@ -46,7 +46,8 @@ def test_causal_by_gradient(config):
     tokens = jnp.arange(T)[None]  # a row of the table a token: its gradient is the token's
 
     def outputs(table):
-        return (logits(declaration, params | dict(embedding=table), tokens)[0, :, V // 2:] ** 2).sum(-1)
+        out_TV = logits(declaration, params | dict(embedding=table), tokens)[0]
+        return (out_TV[:, V // 2:] ** 2).sum(-1)
 
     reach = np.abs(jax.jit(jax.jacrev(outputs))(table)[:, :T]).sum(-1)
     # A tied output reads the table too, but only rows from V / 2 on, which no token is.
@@ -63,7 +64,8 @@ def test_window_by_gradient(one):
     declaration, params = params_of(config)
 
     def last(table):
-        return (logits(declaration, params | dict(embedding=table), jnp.arange(T)[None])[0, -1] ** 2).sum()
+        out_BTV = logits(declaration, params | dict(embedding=table), jnp.arange(T)[None])
+        return (out_BTV[0, -1] ** 2).sum()
 
     reach = np.abs(jax.jit(jax.grad(last))(params["embedding"])[:T]).sum(-1) > 0
     assert np.flatnonzero(reach)[0] == T - 1 - 2 * 3
