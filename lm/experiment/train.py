@@ -9,7 +9,7 @@ import jax
 
 from lm.base import duration
 from lm.base.errors import UserError
-from lm.base.records import read_lines, write_json
+from lm.base.records import read_json, read_lines, write_json
 from lm.checkpoint.store import Checkpoints
 from lm.cost import utilisation
 from lm.data import tasks
@@ -243,8 +243,10 @@ def _finish(r, where, state):
                   for name in ("validation_loss", "bits_per_byte"))
     xz = tasks.xz_bits_per_byte(r.task)
     with folder.writing(where):
-        write_json(where / "result.json", dict(step=step, validation_loss=loss, bits_per_byte=bits,
-                                               xz_bits_per_byte=xz))
+        path = where / "result.json"
+        if not path.exists() or read_json(path)["step"] != step:
+            write_json(path, dict(step=step, validation_loss=loss, bits_per_byte=bits,
+                                  xz_bits_per_byte=xz))
         picture = curve.draw(where)
     print(f"step {step}: validation loss {loss:.4f} nats/token, {bits:.3f} bits/byte; "
           f"xz -9 needs {xz:.3f} on the same bytes")

@@ -13,6 +13,7 @@ import subprocess
 import pytest
 
 from lm.checkpoint.store import Checkpoints
+from lm.experiment import folder
 from lm.experiment import train as verb
 
 
@@ -290,6 +291,15 @@ def test_a_read_only_run_directory(command, refused, lm, tiny, trained, tmp_path
         assert lm("generate", f"--run={fixed / 'run'}", "--prompt=the", "--max_tokens=2").code == 0
 
 
+@pytest.fixture
+def listening():
+    """Ctrl-C reaches Python: a shell that starts the tests in the background has it ignored."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_before_the_first_step_is_no_traceback(lm, tiny, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         signal.raise_signal(signal.SIGINT)
@@ -300,6 +310,7 @@ def test_ctrl_c_before_the_first_step_is_no_traceback(lm, tiny, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_while_the_tokenizer_trains(lm, tiny, tmp_path, monkeypatch):
     from lm.data.tokenizers import sentencepiece
     monkeypatch.setenv("LM_CACHE", str(tmp_path / "cache"))
@@ -347,3 +358,8 @@ def test_a_tokenizer_left_half_written_is_made_again(lm, tiny, tmp_path):
     argv = ("train", tiny, f"--run={run}", "--config.train.length=1")
     assert lm(*argv).code == 0
     assert pathlib.Path(run / "tokenizer" / "lm_tokenizer.json").exists()
+
+
+def test_two_trainings_of_one_run(refused, trained, tiny):
+    with folder.claimed(trained):
+        refused("train", tiny, f"--run={trained}", says=["another process", "--run=ANOTHER_DIR"])

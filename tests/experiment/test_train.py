@@ -27,7 +27,7 @@ from lm.train.config import Config
 def test_the_run_directory(trained, tiny, records):
     names = {p.name for p in trained.iterdir()}
     assert names == {"config.json", "metrics.jsonl", "tokenizer", "checkpoints", "loss.png",
-                     "result.json", "tensorboard"}
+                     "result.json", "tensorboard", ".lock"}
     stored = json.loads((trained / "config.json").read_text())
     assert stored["config"]["model"]["D"] == 16
     assert stored["config"]["model"]["H"] == 8
