@@ -101,8 +101,8 @@ def ours(name):
         return step, seconds
 
 
-def torchs(name):
-    """Returns (step() -> loss, 0)."""
+def torch_model(name):
+    """Returns (net(x, y) -> loss, its AdamW), a plain GPT with the weights of `weights`."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -150,6 +150,13 @@ def torchs(name):
     optimizer = torch.optim.AdamW([dict(params=decays, weight_decay=DECAY),
                                    dict(params=others, weight_decay=0.0)],
                                   lr=LR, betas=BETAS, fused=True)
+    return net, optimizer
+
+
+def torchs(name):
+    """Returns (step() -> loss, 0)."""
+    import torch
+    net, optimizer = torch_model(name)
     batches = [torch.tensor(tokens(name, i)).long() for i in range(4)]
     turn = iter(range(10**9))
 
@@ -157,7 +164,7 @@ def torchs(name):
         x = batches[next(turn) % 4]
         loss = net(x[:, :-1], x[:, 1:])
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()

@@ -7,7 +7,7 @@ what      :124m :355m :774m :1.5b  GPT-2 with its published shapes (vocabulary p
           half a million tokens a step
 data      text files by glob (.txt .md .py .jsonl, .gz .zst) or tfds:NAME; the figures below are
           for OpenWebText with GPT-2's own tokenizer.json (for lack of one: tokenizer=bpe)
-hardware  :124m 8 x A100 80 GB or TPU v5p-16 (--config.mesh.fsdp=-1 --config.mesh.data=1)
+hardware  :124m one host with 8 x A100 80 GB (several hosts at once are not supported yet)
 time      about 4 days for :124m, 300e9 tokens; not run here
 loss      published for :124m: 2.85 on held-out OpenWebText
 """

@@ -13,8 +13,11 @@ fi
 
 if [ -z "${LM_EXTRAS:-}" ]; then
   LM_EXTRAS=dev
-  if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then LM_EXTRAS=dev,gpu; fi
-  if compgen -G '/dev/accel*' >/dev/null || compgen -G '/dev/vfio/[0-9]*' >/dev/null; then LM_EXTRAS=dev,tpu; fi
+  if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
+    LM_EXTRAS=dev,gpu
+  elif compgen -G '/dev/accel[0-9]*' >/dev/null || compgen -G '/dev/vfio/[0-9]*' >/dev/null; then
+    LM_EXTRAS=dev,tpu
+  fi
 fi
 
 # What was asked for; an environment that was made from anything else is brought up to date.
@@ -23,7 +26,7 @@ if [ "$(cat "$venv/.ready" 2>/dev/null)" != "$wanted" ]; then
   (
     if command -v flock >/dev/null 2>&1; then mkdir -p "$venv"; exec 9>"$venv/.lock"; flock 9; fi
     [ "$(cat "$venv/.ready" 2>/dev/null)" != "$wanted" ] || exit 0      # another process made it meanwhile
-    if [ ! -x "$venv/bin/python" ]; then
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
       python=""
       for p in ${PYTHON:-python3 python3.12 python3.11 python3.13}; do
         if "$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$p; break; fi
@@ -33,7 +36,10 @@ if [ "$(cat "$venv/.ready" 2>/dev/null)" != "$wanted" ]; then
         exit 2
       fi
       echo "making $venv with $("$python" --version) ($LM_EXTRAS), about a minute" >&2
-      "$python" -m venv "$venv"
+      "$python" -m venv "$venv" || {
+        echo "launch/local.sh: could not make $venv; on Debian: apt-get install python3-venv" >&2
+        exit 2
+      }
     fi
     # pip byte-compiles what it installs: imports then take 1 s, not 7 s.
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --compile \
@@ -43,5 +49,4 @@ if [ "$(cat "$venv/.ready" 2>/dev/null)" != "$wanted" ]; then
 fi
 
 export PATH="$venv/bin:$PATH" VIRTUAL_ENV="$venv"
-cd "$root"
 exec "$@"

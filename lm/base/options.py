@@ -7,7 +7,6 @@ declaration.
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Iterator, Mapping
 
@@ -57,14 +56,16 @@ def _convert(hint, value, field, name):
         if not isinstance(value, Mapping):
             raise UserError(f"{name} must be a group of fields, got {value!r}")
         return build(hint, value, name + ".")
-    value = _typed(hint, value, name)
     meta = field.metadata
+    if meta.get("duration") and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a bare number of steps
+    value = _typed(hint, value, name)
     if meta.get("choices") is not None and value not in meta["choices"]:
         near = nearest(str(value), map(str, meta["choices"]))
         raise UserError(f"{name}: unknown value '{value}'{near}")
-    if meta.get("low") is not None and value is not None and value < meta["low"]:
+    if meta.get("low") is not None and value < meta["low"]:
         raise UserError(f"{name} = {value} is too small; it must be at least {meta['low']}")
-    if meta.get("high") is not None and value is not None and value > meta["high"]:
+    if meta.get("high") is not None and value > meta["high"]:
         raise UserError(f"{name} = {value} is too large; it must be at most {meta['high']}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} = {value} is not a finite number")
@@ -78,11 +79,6 @@ def _convert(hint, value, field, name):
 
 def _typed(hint, value, name):
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-        origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             raise UserError(f"{name} must be a list, got {value!r}")
@@ -90,8 +86,6 @@ def _typed(hint, value, name):
         return tuple(_typed(item, v, f"{name}[{i}]") for i, v in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is str and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # a duration given as a bare number of steps
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UserError(f"{name} must be {_NOUNS[hint]}, got {value!r}")
     return value

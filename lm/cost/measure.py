@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm.base import cache
 from lm.base.errors import UserError
 from lm.base.records import read_json, write_json
 from lm.cost.chips import Chip
@@ -27,15 +28,15 @@ def cpu() -> Chip:
     $LM_CACHE (~/.cache/lm) for this processor, number of cores and version of jax; a machine that
     was busy then looks slower than it is, and deleting the file measures again.
     """
-    cache = pathlib.Path(os.environ.get("LM_CACHE") or pathlib.Path.home() / ".cache" / "lm")
-    path, key = cache / "cpu_peak.json", f"{_processor()}, {_cores()} cores, jax {jax.__version__}"
+    folder = cache.root()
+    path, key = folder / "cpu_peak.json", f"{_processor()}, {_cores()} cores, jax {jax.__version__}"
     known = {}
     with contextlib.suppress(OSError, UserError):
         known = read_json(path)
     if not isinstance(known, dict) or not isinstance(known.get(key), float):
         known = {**(known if isinstance(known, dict) else {}), key: _peak()}
         with contextlib.suppress(OSError):  # a read-only home only costs the time again
-            cache.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             write_json(path, known)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Chip("cpu", ("cpu",), {"f32": known[key]}, memory, hbm_bandwidth=None)

@@ -2,8 +2,11 @@
 
 A batch is a dict of arrays over [B, T], always with these keys: `tokens_BT`, `targets_BT` (the
 tokens that follow) and `segments_BT`, `positions_BT` are int32; `weights_BT` is float32, 0 where a
-target does not count. With packing, segments number the documents of a row, positions start again
-with each, and no document predicts the next; without, all segments are 0.
+target does not count. With packing, segments number the documents of a row and positions start
+again with each; without, all segments are 0. Where documents end with eos, that of the document
+before opens a segment, as it stands before a generated text, so it is the last target of one
+document and predicts the first token of the next. Where they do not, a segment opens at the
+document's first token, which nothing predicts.
 """
 
 import dataclasses
@@ -82,21 +85,26 @@ def _rows(store, starts, T, packing):
     segments = np.zeros((len(starts), T), np.int32)
     positions = np.broadcast_to(np.arange(T, dtype=np.int32), segments.shape)
     if packing:
-        first = _first_tokens(store.documents, starts, T)
-        weights[first[:, 1:]] = 0
-        np.cumsum(first[:, :T], axis=1, out=segments)
-        begins = np.where(first[:, :T], positions, np.int32(0))
+        opens = _opens(store, starts, T)
+        if not store.ends:
+            weights[opens[:, 1:]] = 0
+        np.cumsum(opens[:, :T], axis=1, out=segments)
+        begins = np.where(opens[:, :T], positions, np.int32(0))
         positions = positions - np.maximum.accumulate(begins, axis=1)
     return {"tokens_BT": window[:, :T], "targets_BT": window[:, 1:], "weights_BT": weights,
             "segments_BT": segments, "positions_BT": positions}
 
 
-def _first_tokens(documents, starts, T):
-    """Returns a mask [rows, T + 1]: where, after its start, a row has a document's first token."""
+def _opens(store, starts, T):
+    """Returns a mask [rows, T + 1]: where, after its start, a row has a token that opens a segment.
+
+    That is a document's first token or, where documents end with eos, the eos before it.
+    """
+    documents, starts = store.documents, starts + int(store.ends)
     low = np.searchsorted(documents, starts, "right")
     count = np.searchsorted(documents, starts + T, "right") - low
     row = np.repeat(np.arange(len(starts)), count)
     which = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + low[row]
-    first = np.zeros((len(starts), T + 1), bool)
-    first[row, documents[which] - starts[row]] = True
-    return first
+    opens = np.zeros((len(starts), T + 1), bool)
+    opens[row, documents[which] - starts[row]] = True
+    return opens

@@ -49,11 +49,12 @@ def _by_tail(config, dropped):
         left, seen = cut - seen, seen + len(document.text)
         if left >= len(document.text):
             yield Placed(document, NAMES[0], number)
-        elif left <= 0:
+        elif left < 0:
             yield Placed(document, NAMES[1], number)
         else:
             text = document.text
-            yield Placed(document._replace(text=text[:left], last=False), NAMES[0], number)
+            if left:  # else the cut is where this part of a document begins
+                yield Placed(document._replace(text=text[:left], last=False), NAMES[0], number)
             yield Placed(document._replace(text=text[left:], part=0), NAMES[1], number)
 
 

@@ -27,10 +27,11 @@ _CHUNK = 1 << 22  # characters tokenised at a time
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """The tokens of one split, documents one after another, each with its eos.
+    """The tokens of one split, documents one after another, each with its eos if there is one.
 
     tokens: flat uint16 or uint32. documents: int64, where each begins, and the end of the last.
     bytes: of the text, in UTF-8. fingerprint: of tokens and documents. path: its folder, if any.
+    ends: whether documents end with eos (the last may be cut short, and have none).
     """
 
     tokens: np.ndarray
@@ -38,14 +39,19 @@ class Store:
     bytes: int
     fingerprint: str = ""
     path: pathlib.Path | None = None
+    ends: bool = False
 
     def bits_per_byte(self, loss: float) -> float:
         """Returns bits per byte of text where `loss` is nats per token."""
         return loss / math.log(2) * len(self.tokens) / self.bytes
 
     def predictable(self, packing: bool) -> int:
-        """Returns how many tokens have something before them that they can be predicted from."""
-        return len(self.tokens) - (len(self.documents) - 1 if packing else 1)
+        """Returns how many tokens have something before them that they can be predicted from.
+
+        All but the first; with packing and without eos, all but the first of each document.
+        """
+        alone = packing and not self.ends
+        return len(self.tokens) - (len(self.documents) - 1 if alone else 1)
 
 
 class _Writer:
@@ -89,7 +95,8 @@ class _Writer:
         self.raw.close()
         (self.folder / f"{self.name}.raw").unlink()
         return {"tokens": self.length, "documents": len(order), "bytes": self.bytes,
-                "dtype": self.dtype.name, "fingerprint": digest.hexdigest()}
+                "dtype": self.dtype.name, "ends": self.eos is not None,
+                "fingerprint": digest.hexdigest()}
 
 
 def write(folder: pathlib.Path, tokenizer, corpus: Iterable[Placed],
@@ -127,7 +134,8 @@ def _read_split(folder, name, known):
     documents = np.asarray(np.load(folder / f"{name}.documents.npy", mmap_mode="r"))
     if len(documents) != known["documents"] + 1 or documents[-1] != known["tokens"]:
         raise ValueError("another split's documents")
-    return Store(tokens, documents, known["bytes"], known["fingerprint"], folder)
+    return Store(tokens, documents, known["bytes"], known["fingerprint"], folder,
+                 known["ends"])
 
 
 def _chunks(corpus):

@@ -4,13 +4,13 @@ A token's way starts here: `prepare` -> `batches` -> the training loop.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import lzma
-import os
-import pathlib
 from collections.abc import Callable
 
+from lm.base import cache
 from lm.base.errors import UserError
 from lm.base.records import read_json, write_json
 from lm.data import corpora, splits, store, tokenizers
@@ -18,7 +18,7 @@ from lm.data.config import Config
 from lm.data.store import Store
 from lm.data.text import to_bytes
 
-_VERSION = 1       # raise when what is stored changes: older copies are not used
+_VERSION = 2       # raise when what is stored changes: older copies are not used
 _XZ_BYTES = 1 << 26
 
 
@@ -65,10 +65,13 @@ def xz_bits_per_byte(task: Task) -> float:
         data = to_bytes(task.tokenizer.decode(tokens[start:end].tolist()))[:_XZ_BYTES - size]
         packed += len(packer.compress(data))
         size += len(data)
+        if size >= _XZ_BYTES:
+            break
     packed += len(packer.flush())
     bits = 8 * packed / size
     if kept:
-        write_json(kept, {"bits_per_byte": bits, "bytes": size})
+        with contextlib.suppress(OSError):  # another's cache: it only costs the time again
+            write_json(kept, {"bits_per_byte": bits, "bytes": size})
     return bits
 
 
@@ -79,9 +82,8 @@ def _folder(config):
     used = (_VERSION, corpora.fingerprint(config), config.split, config.validation,
             config.tokenizer if trained or plain else _given(config.tokenizer),
             config.V if trained else 0)
-    root = config.cache or os.environ.get("LM_CACHE") or "~/.cache/lm"
     key = hashlib.blake2b(repr(used).encode(), digest_size=10).hexdigest()
-    return pathlib.Path(root).expanduser() / key
+    return cache.root(config.cache) / key
 
 
 def _given(path):

@@ -11,6 +11,7 @@ from lm.base.errors import UserError
 from lm.base.records import read_json, write_json
 from lm.data import tokenizers
 from lm.data.tasks import Task
+from lm.experiment.config import Experiment
 from lm.experiment.flags import FIELDS, Parsed, stored
 
 
@@ -22,10 +23,11 @@ def belongs(folder: pathlib.Path, parsed: Parsed) -> None:
     path = folder / "config.json"
     if not path.exists():
         return
-    old = stored(path)
     new = options.flatten(_plain(parsed))
+    # A field that the run was made without had what is the default now.
+    old = options.flatten(json.loads(json.dumps(options.defaults(Experiment)))) | stored(path)
     differ = [name for name, (_, field) in FIELDS.items()
-              if name in old and old[name] != new[name] and not field.metadata["free"]]
+              if old[name] != new[name] and not field.metadata["free"]]
     if differ:
         texts = ", ".join(f"{n} = {old[n]!r} there and {new[n]!r} now" for n in differ)
         raise UserError(f"{folder} belongs to another config: {texts}; "
@@ -43,7 +45,6 @@ def begin(folder: pathlib.Path, parsed: Parsed, task: Task) -> None:
         raise UserError(f"{folder} was trained on other text than '{corpus}' holds now; "
                         "put it back, or train into another --run")
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "tokenizer").exists():
             part = folder / f".tokenizer.{os.getpid()}"  # whole or not at all
             tokenizers.save(task.tokenizer, part)
@@ -78,7 +79,10 @@ def claimed(folder: pathlib.Path):
     except ImportError:  # a system without such locks: two at once are not noticed there
         yield
         return
-    with (folder / ".lock").open("w") as lock:  # given back when the process ends, however it does
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:  # given back when the process ends, however it does
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

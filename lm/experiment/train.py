@@ -46,13 +46,13 @@ def run(parsed: flags.Parsed) -> int:
         task = tasks.prepare(e.data)
         r = _assemble(parsed, mesh, task)
         task.tokenizer.encode(e.infer.prompt)  # a character unknown to it is said now, not last
-        folder.begin(where, parsed, task)
-        with (folder.claimed(where),
-              Checkpoints(where / "checkpoints", keep=e.train.keep) as checkpoints):
-            state, status = _train(r, where, checkpoints)
-        if status:
-            return status
-        _finish(r, where, state)
+        with folder.claimed(where):
+            folder.begin(where, parsed, task)
+            with Checkpoints(where / "checkpoints", keep=e.train.keep) as checkpoints:
+                state, status = _train(r, where, checkpoints)
+            if status:
+                return status
+            _finish(r, where, state)
     return 0
 
 

@@ -37,7 +37,7 @@ def generate(declaration: Declaration, params: dict, new_cache, prompts: list[li
         raise UserError("the prompt is empty and the tokenizer has no end token to start from; "
                         "give --prompt")
     rows = [list(p) for p in prompts]
-    seed_B = jnp.asarray([c.seed + i for i in range(len(rows))], jnp.uint32)
+    seed_B = jnp.asarray([(c.seed + i) % 2**32 for i in range(len(rows))], jnp.uint32)
     # What is compiled in is the filters; other prompts and seeds use the same program.
     c, limit = dataclasses.replace(c, prompt="", seed=0, max_tokens=1, num_samples=1), c.max_tokens
     slots = min(context, _round_up(max(map(len, rows)) + limit))

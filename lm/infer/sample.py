@@ -11,7 +11,7 @@ def sample(logits_BV: jax.Array, seed_B: jax.Array, index: jax.Array, c: Config)
 
     Draws by the Gumbel trick: argmax(logits + noise) has probability softmax(logits).
     """
-    if c.temperature == 0:
+    if c.temperature < 1e-4:  # below, float32 has no room for the quotients
         return logits_BV.argmax(-1).astype(jnp.int32)
     logits_BV = keep(logits_BV / c.temperature, c)
 

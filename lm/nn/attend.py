@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lm.base.errors import pick
+from lm.base.errors import UserError, pick
 from lm.mesh.devices import platform
 from lm.mesh.rules import COMPUTE, spec
 from lm.nn.linear import dropout
@@ -24,8 +24,10 @@ def attend(q_BTNH, k_BSKH, v_BSKH, *, segments_BT=None, offset_B=None, window: i
     back that are seen, itself included; 0 is all. softcap: scores are softcap*tanh(scores/softcap).
     Scores are scaled by H**-0.5 and normalised in float32.
     """
-    if how == "auto":
-        how = _choose(q_BTNH, offset_B, softcap, drop if key is not None else 0.0)
+    drop = drop if key is not None else 0.0
+    if how == "auto" or offset_B is not None:  # the kernels have no cache
+        how = _choose(q_BTNH, offset_B, softcap, drop)
+    _refuse(how, q_BTNH.shape[1], softcap, drop)
     with jax.named_scope("attend"):  # so that whoever counts FLOPs can tell them apart
         return pick(KINDS, how, "attention")(
             q_BTNH, k_BSKH, v_BSKH, segments_BT=segments_BT, offset_B=offset_B, window=window,
@@ -42,6 +44,17 @@ def _choose(q, offset, softcap, drop):
                 and q.dtype in (jnp.bfloat16, jnp.float16)):
             return "cudnn"
     return "blocks" if T >= 2 * BLOCK and not drop else "dense"
+
+
+def _refuse(how, T, softcap, drop):
+    """Raises UserError if a kind that was asked for by name cannot do what the model needs."""
+    cannot = [word for kinds, needed, word in (
+        ("blocks splash cudnn", drop, "dropout_attention"), ("cudnn", softcap, "attention_softcap"),
+        ("splash", T % 128, f"a sequence of {T}, which 128 does not divide"))
+        if how in kinds.split() and needed]
+    if cannot:
+        raise UserError(f"model.attention = '{how}' cannot do {' or '.join(cannot)}; "
+                        "set model.attention='auto'")
 
 
 def dense(q, k, v, *, segments_BT, offset_B, window, softcap, drop, key):
@@ -68,7 +81,7 @@ def _scores_to_values(q_BTNH, k_BSKH, v_BSKH, mask_BTS, softcap, drop=0.0, key=N
     scores = jnp.einsum(f"BTK{g}H,BSKH->BK{g}TS", q, k_BSKH, preferred_element_type=jnp.float32)
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
-    # Added, not chosen between: for XLA:CPU a tenth of a small model's step.
+    # Added, not chosen between, which XLA:CPU does not fuse as well.
     scores += jnp.expand_dims(jnp.where(mask_BTS, 0.0, -1e30), (1, 2)[:1 + len(g)])
     shares = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
     shares = dropout(shares, drop, key)
@@ -77,7 +90,6 @@ def _scores_to_values(q_BTNH, k_BSKH, v_BSKH, mask_BTS, softcap, drop=0.0, key=N
 
 def blocks(q, k, v, *, segments_BT, offset_B, window, softcap, drop, key):
     """A block of queries at a time, over the keys that it can see: memory linear in T."""
-    assert not (drop and key is not None), "dropout inside attention needs how='dense'"
     T, S = q.shape[1], k.shape[1]
 
     @functools.partial(jax.checkpoint, static_argnums=(3, 4))

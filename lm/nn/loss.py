@@ -14,11 +14,11 @@ def cross_entropy(x_BTD, logits_of, V: int, targets_BT, weights_BT, chunk: int =
     """Returns (nll, z): Means over tokens of -log p(target) in nats and of log(Z)**2.
 
     logits_of: x [B, t, D] -> float32 logits [B, t, V]. chunk: tokens of each sequence whose
-    logits are held at once; 0 chooses the most that fits in `LOGITS`. The backward pass computes
-    each chunk's logits again.
+    logits are held at once; 0 chooses the most that fits in `LOGITS`. Where that is not all, the
+    backward pass computes each chunk's logits again.
     """
     B, T = targets_BT.shape
-    parts = _parts(B, T, V) if chunk == 0 else max(T // max(chunk, 1), 1)
+    parts = _parts(B, T, V) if chunk == 0 else -(-T // chunk)
     if T % parts:
         parts = next(n for n in range(parts, T + 1) if T % n == 0)
 

@@ -23,10 +23,11 @@ class Config:
     final: float = option(0.1, "learning rate at the end as a share of the highest", low=0.0)
     cycles: int = option(4, "cyclic: cosine cycles, each restarting at the highest rate", low=1)
     weight_decay: float = option(0.1, "decoupled decay of matrices and embeddings", low=0.0)
-    b1: float = option(0.9, "first-moment decay (adamw, lion); momentum (sgd)", low=0.0, high=1.0)
-    b2: float = option(0.95, "second-moment decay (adamw, lion)", low=0.0, high=1.0)
+    b1: float = option(0.9, "first-moment decay (adamw, lion); momentum (sgd)", low=0.0,
+                       high=0.9999)
+    b2: float = option(0.95, "second-moment decay (adamw, lion)", low=0.0, high=0.9999)
     eps: float = option(1e-8, "added to the root of the second moment", low=0.0)
-    muon_momentum: float = option(0.95, "momentum of muon's hidden matrices", low=0.0, high=1.0)
+    muon_momentum: float = option(0.95, "momentum of muon's hidden matrices", low=0.0, high=0.9999)
     clip: float = option(1.0, "largest global gradient norm; 0: off", low=0.0)
     accumulate: int = option(1, "microbatches that a batch is computed in", low=1)
     max_skipped: int = option(20, "non-finite steps in a row that end the run", low=1, free=True)
@@ -37,11 +38,12 @@ class Config:
     save_every: str = option("10%", "between checkpoints", duration=True, free=True)
     keep: int = option(2, "newest checkpoints kept, beside the best", low=1, free=True)
     patience: int = option(0, "evaluations without improvement that end the run; 0: off", low=0)
-    profile: str = option("", "first:last step of a profiler trace", free=True)
+    profile: str = option("", "first:last traces the steps after first up to last", free=True)
     tensorboard: bool = option(True, "write TensorBoard events", free=True)
 
     def __post_init__(self):
         """Refuses a profile range that is none."""
         first, _, last = self.profile.partition(":")
-        if self.profile and not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        digits = first.isdigit() and last.isdigit()
+        if self.profile and not (digits and 1 <= int(first) < int(last)):
             raise UserError(f"profile = '{self.profile}' is not first:last, e.g. 10:15")

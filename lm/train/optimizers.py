@@ -21,9 +21,14 @@ def _adamw(c, specs, decays, rate, _):
 
 
 def _adafactor(c, specs, decays, rate, _):
-    """Factored second moments and no first (Shazeer & Stern 2018), with the given rate."""
+    """Factored second moments and no first (Shazeer & Stern 2018), with the given rate.
+
+    optax would take a stack of vectors for a matrix and factor it over the layers.
+    """
+    labels = jax.tree.map(lambda s: len(s.axes.strip("L")) > 1, specs)
     return optax.chain(
-        optax.scale_by_factored_rms(min_dim_size_to_factor=32),
+        optax.partition({matrix: optax.scale_by_factored_rms(matrix, min_dim_size_to_factor=32)
+                         for matrix in (True, False)}, labels),
         optax.clip_by_block_rms(1.0),
         optax.add_decayed_weights(c.weight_decay, decays),
         optax.scale_by_learning_rate(rate))

@@ -11,6 +11,13 @@ from lm.base.records import Lines
 from lm.train.events import Events
 
 
+class Terminal(Console):
+    """Where a run is shown; if its reader goes away, the run goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Report:
     """Writes records as they come; on a terminal it shows a live bar, in a pipe plain lines."""
 
@@ -23,7 +30,7 @@ class Report:
         self.flops_per_token, self.convention = flops_per_token, convention
         self.lines = Lines(directory / "metrics.jsonl", keep_until=start)
         self.events = Events(directory / "tensorboard", start) if tensorboard else None
-        self.console = console or Console(highlight=False)
+        self.console = console or Terminal(highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"),
             console=self.console, disable=not self.console.is_terminal, refresh_per_second=4)

@@ -124,11 +124,6 @@ def _accumulated(gradient, params, batch, key, parts):
     return jax.lax.scan(body, zero, (jnp.arange(parts), micros))[0]
 
 
-def compiler_options() -> dict | None:
-    """Returns options of the compiler for a training step on the platform compiled for."""
-    return None
-
-
 def compiled(step: Callable):
     """Returns `step` jitted; the state that it is given is overwritten."""
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+    return jax.jit(step, donate_argnums=0)

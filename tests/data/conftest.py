@@ -15,11 +15,11 @@ WORDS = ["the", "a", "model", "reads", "one", "token", "then", "next", "of", "te
 
 @pytest.fixture(scope="session")
 def synthetic():
-    """Returns a store of documents of these lengths; its tokens are all different."""
-    def make(lengths, seed=0) -> Store:
+    """Returns a store of documents of these lengths; its tokens, any eos too, are all different."""
+    def make(lengths, seed=0, ends=False) -> Store:
         tokens = np.random.default_rng(seed).permutation(2 * sum(lengths))[:sum(lengths)]
         documents = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return Store(tokens.astype(np.uint32), documents, bytes=4 * len(tokens))
+        return Store(tokens.astype(np.uint32), documents, bytes=4 * len(tokens), ends=ends)
     return make
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data import shuffle
+from lm.data import shuffle, tasks
 from lm.data.batches import Batches, Evaluation
 
+# Documents of one token are, where documents end with eos, an eos after an eos.
 LENGTHS = [1, 5, 40, 2, 1, 1, 90, 17, 33, 8, 64, 3, 120]
 SHAPES = {"tokens_BT": np.int32, "targets_BT": np.int32, "weights_BT": np.float32,
           "segments_BT": np.int32, "positions_BT": np.int32}
@@ -23,15 +24,17 @@ def same(a, b):
 def slow_row(store, start, T, packing):
     """The batch's row, token by token, from the definition."""
     begins = set(store.documents[:-1].tolist())
+    opens = {first - 1 for first in begins} if store.ends else begins
     row = {name: [] for name in SHAPES}
     segment = position = 0
     for t in range(start, start + T):
-        if packing and t > start and t in begins:
+        if packing and t > start and t in opens:
             segment, position = segment + 1, 0
         inside = t + 1 < len(store.tokens)
         row["tokens_BT"].append(store.tokens[t] if t < len(store.tokens) else 0)
         row["targets_BT"].append(store.tokens[t + 1] if inside else 0)
-        row["weights_BT"].append(float(inside and not (packing and t + 1 in begins)))
+        alone = packing and not store.ends and t + 1 in begins
+        row["weights_BT"].append(float(inside and not alone))
         row["segments_BT"].append(segment)
         row["positions_BT"].append(position)
         position += 1
@@ -72,10 +75,11 @@ def test_every_order_of_a_few_windows_turns_up_equally_often():
     assert counts.min() > 850 and counts.max() < 1150
 
 
+@pytest.mark.parametrize("ends", [True, False])
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("T", [1, 7, 16, 50])
-def test_batch_is_its_definition(synthetic, T, packing):
-    store = synthetic(LENGTHS)
+def test_batch_is_its_definition(synthetic, T, packing, ends):
+    store = synthetic(LENGTHS, ends=ends)
     batches = Batches(store, 4, T, seed=1, packing=packing)
     for step in (0, 1, 5, 1000):
         batch = batches.batch(step)
@@ -140,7 +144,57 @@ def test_batch_size_only_regroups_the_rows(synthetic):
         np.testing.assert_array_equal(joined, many.batch(2)[name])
 
 
-def test_documents_can_be_put_together_from_packed_rows(synthetic):
+def test_a_segment_is_the_eos_before_and_a_document(synthetic):
+    store = synthetic([3, *LENGTHS], ends=True)
+    n = len(store.tokens)
+    row = {k: v[0] for k, v in Evaluation(store, 1, n + 20).batch(0).items()}
+    assert row["weights_BT"].tolist() == [1.0] * (n - 1) + [0.0] * 21
+    documents = [store.tokens[a:b].tolist() for a, b in itertools.pairwise(store.documents)]
+    before = [documents[0].pop(0)]  # no eos: it stands there itself, and nothing predicts it
+    for number, document in enumerate(documents):
+        inside = (row["segments_BT"] == number) & (row["weights_BT"] > 0)
+        assert row["tokens_BT"][inside].tolist() == before + document[:-1]
+        assert row["targets_BT"][inside].tolist() == document
+        assert row["positions_BT"][inside].tolist() == list(range(len(document)))
+        before = document[-1:]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("T", [1, 7, 16, 50])
+def test_no_segment_has_tokens_of_two_documents(synthetic, T, ends):
+    store = synthetic(LENGTHS, ends=ends)
+    owner = dict(zip(store.tokens.tolist(), np.repeat(np.arange(len(LENGTHS)), LENGTHS),
+                     strict=True))
+    finals = set(store.tokens[store.documents[1:] - 1].tolist())
+    for step in range(30):
+        batch = Batches(store, 4, T, seed=3).batch(step)
+        for row in range(4):
+            names = ("segments_BT", "positions_BT", "weights_BT", "tokens_BT", "targets_BT")
+            places = zip(*(batch[k][row].tolist() for k in names), strict=True)
+            for _, segment in itertools.groupby(places, key=lambda place: place[0]):
+                _, positions, weights, tokens, targets = zip(*segment, strict=True)
+                assert positions == tuple(range(len(positions)))
+                counted = {owner[t] for t, w in zip(targets, weights, strict=True) if w}
+                opened = ends and tokens[0] in finals  # by the eos of the document before
+                assert len({owner[t] for t in tokens[opened:]} | counted) == 1
+
+
+def test_every_eos_of_a_corpus_stands_before_a_document(config):
+    task = tasks.prepare(config(), str)
+    store, eos = task.train, task.tokenizer.eos
+    evaluation = Evaluation(store, 4, 32)
+    batches = [evaluation.batch(n) for n in range(len(evaluation))]
+    row = {k: np.concatenate([b[k].ravel() for b in batches])[:len(store.tokens) - 1]
+           for k in SHAPES}
+    assert (row["weights_BT"] == 1).all()
+    opened = row["tokens_BT"] == eos
+    assert (row["positions_BT"][opened] == 0).all()
+    assert row["targets_BT"][opened].tolist() == store.tokens[store.documents[1:-1]].tolist()
+    starts = np.arange(len(opened)) % 32 == 0
+    assert (row["positions_BT"] == 0).sum() == (opened | starts).sum()
+
+
+def test_without_eos_documents_can_be_put_together_from_packed_rows(synthetic):
     store = synthetic(LENGTHS)
     evaluation = Evaluation(store, 2, 16)
     rows = [{k: v[i] for k, v in evaluation.batch(n).items()}
@@ -168,10 +222,11 @@ def test_documents_can_be_put_together_from_packed_rows(synthetic):
     assert documents == [store.tokens[a:b].tolist() for a, b in itertools.pairwise(bounds)]
 
 
+@pytest.mark.parametrize("ends", [True, False])
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("B,T", [(1, 1), (4, 16), (3, 50), (2, 500), (5, 384), (5, 385)])
-def test_evaluation_covers_the_split_once(synthetic, B, T, packing):
-    store = synthetic(LENGTHS)
+def test_evaluation_covers_the_split_once(synthetic, B, T, packing, ends):
+    store = synthetic(LENGTHS, ends=ends)
     evaluation = Evaluation(store, B, T, packing)
     targets, total = [], 0.0
     for number in range(len(evaluation)):
@@ -183,7 +238,7 @@ def test_evaluation_covers_the_split_once(synthetic, B, T, packing):
             np.testing.assert_array_equal(batch["tokens_BT"][b], want["tokens_BT"])
         targets += batch["targets_BT"][batch["weights_BT"] > 0].tolist()
         assert all(batch[k].shape == (B, T) and batch[k].dtype == d for k, d in SHAPES.items())
-    firsts = set(store.documents[:-1].tolist()) if packing else {0}
+    firsts = set(store.documents[:-1].tolist()) if packing and not ends else {0}
     assert targets == [int(t) for i, t in enumerate(store.tokens) if i not in firsts]
     assert total == len(targets) == store.predictable(packing)
 

@@ -6,7 +6,7 @@ import pytest
 import zstandard
 
 from lm.base.errors import UserError
-from lm.data import files, stdlib
+from lm.data import files, splits, stdlib
 from lm.data.config import Config
 from lm.data.corpora import documents, fingerprint
 from lm.data.splits import placed, split_of
@@ -185,3 +185,12 @@ def test_tail_is_the_end_of_the_text(tmp_path, share):
     assert len(train) == int(len(train + held) * (1 - share))
     assert sum(p.document.last for p in parts) == 7  # a document cut in two ends once
     assert [p.key for p in parts] == sorted(p.key for p in parts)
+
+
+def test_tail_that_begins_with_a_part_of_a_document(monkeypatch):
+    """Where the cut is where a long document's next part begins, that part opens the split."""
+    parts = [Document("long", "x" * 50, 0, False), Document("long", "y" * 50, 1, True)]
+    monkeypatch.setattr(splits, "documents", lambda *_: iter(parts))
+    first, second = placed(Config(split="tail", validation=0.5))
+    assert (first.split, second.split) == ("train", "validation")
+    assert (first.document.part, second.document.part) == (0, 0)

@@ -50,6 +50,8 @@ def test_bits_per_byte(synthetic):
     held = synthetic([10, 6])
     assert held.bits_per_byte(np.log(2)) == pytest.approx(16 / 64)
     assert held.predictable(True) == 14 and held.predictable(False) == 15
+    held = synthetic([10, 6], ends=True)
+    assert held.predictable(True) == held.predictable(False) == 15
 
 
 def killed(config, module, name):

@@ -37,6 +37,7 @@ def test_store_is_the_corpus(config, tokenizer):
         assert texts_of(task, name) != want  # stored in another order
         assert held.bytes == sum(len(t.encode()) for t in want)
         assert held.tokens.dtype == np.uint16
+        assert held.ends
         assert (held.tokens[held.documents[1:] - 1] == task.tokenizer.eos).all()
         assert (held.tokens == task.tokenizer.eos).sum() == len(want)
 
@@ -83,6 +84,7 @@ def test_tail_of_one_file_as_nanogpt_cuts_it(shared, tmp_path):
         corpus=str(path), tokenizer="characters", split="tail", validation=0.1,
         cache=str(tmp_path)), silent)
     assert task.tokenizer.V == 65 and task.tokenizer.eos is None
+    assert not task.train.ends and not task.validation.ends
     assert (len(task.train.tokens), len(task.validation.tokens)) == (1003854, 111540)
     text = path.read_text()
     assert task.tokenizer.decode(task.train.tokens) == text[:1003854]

@@ -101,3 +101,10 @@ def test_keep(order, top_k, top_p, min_p, seed):
     got = np.asarray(keep(jnp.float32(logits)[None], Config(top_k=top_k, top_p=top_p, min_p=min_p)))
     assert set(np.flatnonzero(np.isfinite(got[0]))) == set(left)
     np.testing.assert_array_equal(got[0][left], np.float32(logits)[left])
+
+
+def test_a_temperature_near_zero_is_greedy():
+    logits_BV = jnp.array([[1.0, 2.0, 3.0, 0.0]])
+    for temperature in (0.0, 1e-42, 1e-5):
+        got = sample(logits_BV, jnp.zeros(1, jnp.uint32), 0, Config(temperature=temperature))
+        assert got.tolist() == [2]

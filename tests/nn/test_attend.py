@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm.base.errors import UserError
 from lm.mesh import devices
 from lm.mesh.config import Config as Mesh
 from lm.nn import attend as module
@@ -166,3 +167,23 @@ def test_choice(platform, T, H, dtype, options, kind, monkeypatch):
     q = jax.ShapeDtypeStruct((2, T, 4, H), dtype)
     attend(q, q, q, key=0, **options)
     assert called == [kind]
+
+
+@pytest.mark.parametrize("how, asked, word", [
+    ("splash", dict(drop=0.1), "dropout_attention"),
+    ("blocks", dict(drop=0.1), "dropout_attention"),
+    ("cudnn", dict(softcap=5.0), "attention_softcap"), ("splash", {}, "a sequence of 6")])
+def test_a_kind_asked_for_by_name_refuses_what_it_cannot_do(how, asked, word):
+    x = jnp.ones((1, 6, 2, 8))
+    with pytest.raises(UserError, match=word):
+        attend(x, x, x, how=how, key=jax.random.key(0), **asked)
+
+
+def test_a_cache_is_never_left_to_a_kernel():
+    """The kernels know nothing of offsets: with one, what was asked for by name gives way."""
+    x_BTNH, y_BSKH = (jax.random.normal(jax.random.key(n), (2, n, 2, 8)) for n in (1, 6))
+    offset_B = jnp.array([1, 4])
+    expected = attend(x_BTNH, y_BSKH, y_BSKH, offset_B=offset_B, how="dense")
+    for how in ("cudnn", "splash"):
+        got = attend(x_BTNH, y_BSKH, y_BSKH, offset_B=offset_B, how=how)
+        np.testing.assert_array_equal(got, expected)

@@ -207,3 +207,14 @@ def test_learns(name, one):
     assert losses[0] == pytest.approx(np.log(64), abs=0.1)
     assert losses[-1] < losses[0] - 0.5
     assert all(x.dtype in (jnp.float32, jnp.int32) for x in jax.tree.leaves((params, state)))
+
+
+def test_adafactor_of_stacked_vectors_is_of_each(one):
+    """Forty layers' norm scales are forty vectors: no second moment is shared between layers."""
+    declaration = decoder.build(dataclasses.replace(FAMILIES["llama"], L=40))
+    state = rule(declaration, "adafactor").init(normal(declaration.shapes, 0))
+    shapes = [x.shape for x in jax.tree.leaves(state)]
+    scales = [x.shape for x, s in zip(jax.tree.leaves(declaration.shapes),
+                                      jax.tree.leaves(declaration.specs), strict=True)
+              if len(s.axes.strip("L")) == 1]
+    assert all(shapes.count(shape) >= scales.count(shape) for shape in scales)

@@ -39,9 +39,9 @@ class Config:
     attention_softcap: float = option(0.0, "the same for attention scores", low=0.0)
     windows: tuple[int, ...] = option(
         (0,), "keys each layer looks back on, in a cycle over layers; 0: all")
-    dropout_embedding: float = option(0.0, "dropout after the embedding", low=0.0, high=1.0)
-    dropout_attention: float = option(0.0, "dropout of attention weights", low=0.0, high=1.0)
-    dropout_residual: float = option(0.0, "dropout of each block's output", low=0.0, high=1.0)
+    dropout_embedding: float = option(0.0, "dropout after the embedding", low=0.0, high=0.99)
+    dropout_attention: float = option(0.0, "dropout of attention weights", low=0.0, high=0.99)
+    dropout_residual: float = option(0.0, "dropout of each block's output", low=0.0, high=0.99)
     init: str = option("gpt2", "initialiser: std 0.02; output matrices / sqrt(2L) (gpt2), "
                        "all 0.02 (llama), fan-in with output matrices zero (zero)",
                        choices=("gpt2", "llama", "zero"))
