@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from lm.mesh.rules import shard
 from lm.nn.attend import attend
-from lm.nn.linear import linear
+from lm.nn.linear import linear, linears
 from lm.nn.module import Constant, Module, param
 from lm.nn.norm import Norm
 from lm.nn.rotary import rotate
@@ -48,9 +48,10 @@ class Attention(Module):
     def _project(self, x_BTD):
         """The queries, keys and values of x, normalised if asked for."""
         out = []
-        for name in "qkv":
+        products = linears(x_BTD, [self.q[...], self.k[...], self.v[...]])
+        for name, y in zip("qkv", products, strict=True):
             bias, norm = getattr(self, name + "_bias"), getattr(self, name + "_norm", None)
-            y = linear(x_BTD, getattr(self, name)[...], bias=None if bias is None else bias[...])
+            y = y if bias is None else y + bias[...]
             out.append(y if norm is None else norm(y))
         return out
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lm.mesh.rules import shard
-from lm.nn.linear import linear
+from lm.nn.linear import linear, linears
 from lm.nn.module import Constant, Module, param
 
 
@@ -67,8 +67,8 @@ class MLP(Module):
 
     def __call__(self, x_BTD):
         act, gated = ACTIVATIONS[self.activation]
-        up_bias = None if self.up_bias is None else self.up_bias[...]
         down_bias = None if self.down_bias is None else self.down_bias[...]
-        h_BTF = linear(x_BTD, self.up[...], bias=up_bias)
-        h_BTF = act(linear(x_BTD, self.gate[...])) * h_BTF if gated else act(h_BTF)
+        h_BTF, *gate_BTF = linears(x_BTD, [w[...] for w in (self.up, self.gate) if w is not None])
+        h_BTF = h_BTF if self.up_bias is None else h_BTF + self.up_bias[...]
+        h_BTF = act(gate_BTF[0]) * h_BTF if gated else act(h_BTF)
         return linear(shard(h_BTF, "BTF"), self.down[...], bias=down_bias)
