@@ -4,7 +4,7 @@
 
 Trains a plain PyTorch GPT with nanoGPT's settings for a small CPU and prints the validation loss in
 two ways: over 20 random batches, as the published 1.88 was taken, and over all of the held-out
-tenth in windows of 64, as `lm` does. About 1.5 minutes on 2 cores.
+tenth in windows of 64, as `lm` does. A few minutes on 2 cores.
 """
 
 import math
