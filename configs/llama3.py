@@ -21,21 +21,22 @@ from lm.models.decoder.presets import PRESETS
 TINY = dict(PRESETS["llama3_8b"], L=4, D=64, N=8, K=2, F=224, V=256, T=128)
 MODELS = {"1b": PRESETS["llama3.2_1b"], "8b": PRESETS["llama3_8b"], "70b": PRESETS["llama3_70b"],
           "tiny": TINY}
+TARGETS = {"1b": "v5p:2x2x2", "8b": "v5p:4x4x4", "70b": "v5p:8x8x8", "tiny": "v5e:1x1"}
 
 
 def get_config(arg="8b"):
     c = ConfigDict(dict(
         data=dict(corpus="data/*.jsonl.zst", tokenizer="tokenizer.json", T=8192, B=512,
                   validation=0.0005),
-        model=dict(pick(MODELS, arg, "size"), compute="bfloat16", remat="full"),
-        mesh=dict(data=1, fsdp=-1),
+        model=dict(pick(MODELS, arg, "size"), precision="bfloat16", remat="full"),
+        mesh=dict(data=1, fsdp=-1, target=TARGETS[arg]),
         train=dict(length="1e12 tokens", optimizer="adamw", lr=3e-4, warmup="2000 steps",
                    final=0.1, b2=0.95, weight_decay=0.1, clip=1.0, log_every="10 steps",
                    evaluate_every="1000 steps", save_every="500 steps"),
     ))
     if arg == "tiny":
         c.data = dict(corpus="python_stdlib", tokenizer="bytes", T=128, B=16, limit=2_000_000)
-        c.model.compute, c.model.remat = "float32", "none"
+        c.model.precision, c.model.remat = "float32", "none"
         c.train.update(length="200 steps", lr=3e-3, warmup="20 steps", evaluate_every="100 steps",
                        save_every="100 steps")
     return c

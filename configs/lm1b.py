@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 def get_config():
     return ConfigDict(dict(
         data=dict(corpus="tfds:lm1b", tokenizer="bpe", V=32000, T=256, B=512, validation=0.002),
-        model=dict(L=12, D=512, N=8, F=1536, activation="swiglu", qk_norm=True, compute="bfloat16",
-                   V=32000),
+        model=dict(L=12, D=512, N=8, F=1536, activation="swiglu", qk_norm=True,
+                   precision="bfloat16", V=32000),
+        mesh=dict(target="v5e:2x2"),
         train=dict(length="100000 steps", optimizer="adamw", lr=2e-3, warmup="2000 steps",
                    final=0.05, b2=0.95, weight_decay=0.1, log_every="100 steps",
                    evaluate_every="5000 steps", save_every="1000 steps"),

@@ -16,6 +16,7 @@ def get_config():
     return ConfigDict(dict(
         data=dict(corpus="python_stdlib", tokenizer="bpe", V=2048, T=128, B=8, validation=0.05),
         model=dict(L=4, D=128, N=4, F=384, activation="swiglu", qk_norm=True, init="zero"),
+        mesh=dict(target="v5e:1x1"),
         train=dict(length="1500 steps", optimizer="muon", lr=3e-3, hidden_lr=0.02,
                    schedule="linear", final=0.0, warmup="20 steps", weight_decay=0.0, b2=0.99,
                    evaluate_every="50%", save_every="50%", log_every="25 steps"),

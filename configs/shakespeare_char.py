@@ -45,4 +45,6 @@ OURS = dict(
 
 
 def get_config(arg="gpt2"):
-    return ConfigDict(pick(dict(published=PUBLISHED, gpt2=GPT2, ours=OURS), arg, "setting"))
+    c = ConfigDict(pick(dict(published=PUBLISHED, gpt2=GPT2, ours=OURS), arg, "setting"))
+    c.mesh = dict(target="v5e:1x1")
+    return c

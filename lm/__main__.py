@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from lm.base.errors import UserError, nearest
+from lm.base.errors import UserError, nearest, say
 from lm.experiment import flags
 from lm.experiment.verbs import VERBS
 
@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> int:
         parsed = flags.parse(rest, VERBS[name])
         return importlib.import_module(VERBS[name].module).run(parsed)
     except UserError as error:
-        print(f"lm: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        say(str(error))
+        return error.status
     except KeyboardInterrupt:
-        print("lm: interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

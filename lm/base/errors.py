@@ -1,11 +1,25 @@
 """A mistake of the person is answered in one line that names the cause and the cure."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Bad input. `lm` prints it as one line and exits with 2; it never shows a traceback."""
+
+    status = 2
+
+
+class Lost(UserError):
+    """Another process or its host has failed: nothing to correct, but to be tried again."""
+
+    status = 1
+
+
+def say(text: str) -> None:
+    """Prints what went wrong, in one line."""
+    print(f"lm: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

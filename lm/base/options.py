@@ -15,14 +15,15 @@ from lm.base.errors import UserError, nearest
 
 
 def option(default=dataclasses.MISSING, help: str = "", *, choices=None, low=None, high=None,
-           free: bool = False, duration: bool = False):
+           free: bool = False, kept: bool = True, duration: bool = False):
     """Returns a dataclass field.
 
     choices: the legal values (a dict's keys, say). low, high: inclusive bounds of a number.
-    free: may differ when a run is resumed. duration: a text that `lm.base.duration` reads.
+    free: may differ when a run is resumed. kept: whether it is a run's, or one process's alone.
+    duration: a text that `lm.base.duration` reads.
     """
     return dataclasses.field(default=default, metadata=dict(
-        help=help, choices=choices, low=low, high=high, free=free, duration=duration))
+        help=help, choices=choices, low=low, high=high, free=free, kept=kept, duration=duration))
 
 
 def build(cls, values: Mapping, path: str = ""):
@@ -106,13 +107,18 @@ def walk(cls, path: str = "") -> Iterator[tuple[str, type, dataclasses.Field]]:
 
 def defaults(cls) -> dict:
     """Returns the declared defaults as nested dicts, before a config fills in what follows."""
+    return nest({name: field.default for name, _, field in walk(cls)})
+
+
+def nest(flat: Mapping) -> dict:
+    """Returns values by dotted path as nested dicts; `flatten` undoes it."""
     out = {}
-    for name, _, field in walk(cls):
+    for name, value in flat.items():
         *path, last = name.split(".")
         node = out
         for part in path:
             node = node.setdefault(part, {})
-        node[last] = field.default
+        node[last] = value
     return out
 
 

@@ -126,7 +126,7 @@ class Checkpoints:
                 return jax.tree.unflatten(jax.tree.structure(template), leaves), meta
             reasons.append(f"step {s}: {reason}")
             self._damaged.append(s)
-            if step is None:
+            if step is None and jax.process_index() == 0:
                 self._warn(f"checkpoint {self.directory / str(s)} is damaged ({reason}) and "
                            "passed over")
         if not reasons:

@@ -3,6 +3,7 @@
 from lm.data import tasks
 from lm.data.batches import Evaluation
 from lm.experiment import flags, folder, parts, restore
+from lm.mesh import processes
 
 
 def run(parsed: flags.Parsed) -> int:
@@ -11,9 +12,9 @@ def run(parsed: flags.Parsed) -> int:
     where = parts.directory(e)
     with parts.on_mesh(e) as mesh:
         m = parts.model(e, folder.tokenizer(where).V)
-        parts.check(m.config, mesh, e.data.B)
+        parts.check(m.config, mesh, e.data.B, e.data.T)
         params, step = restore.params(e, m, parsed.flags.checkpoint, mesh)
-        task = tasks.prepare(e.data)
+        task = processes.in_turn(lambda: tasks.prepare(e.data))
         folder.same_language(where, task)
         source = Evaluation(task.validation, e.data.B, e.data.T, e.data.packing)
         loss = parts.evaluator(m)(params, source, mesh)["loss"]

@@ -100,11 +100,18 @@ def _split(argv, verb):
         elif name in verb.short:
             overrides[verb.short[name]] = value
         elif name in own_fields:
-            own[name] = value
+            own[name] = _number(name, value) if own_fields[name] is int else value
         else:
             near = nearest(name, [*verb.short, *own_fields, "config", "help"])
             raise UserError(f"unknown flag '--{name}'{_near(name) if name in FIELDS else near}")
     return config, overrides, own
+
+
+def _number(name, value):
+    try:
+        return int(value)
+    except ValueError:
+        raise UserError(f"--{name} must be an integer, got '{value}'") from None
 
 
 def _near(name):

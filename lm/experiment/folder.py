@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 
 from lm.base import options
 from lm.base.errors import UserError
@@ -13,6 +14,7 @@ from lm.data import tokenizers
 from lm.data.tasks import Task
 from lm.experiment.config import Experiment
 from lm.experiment.flags import FIELDS, Parsed, stored
+from lm.mesh import processes
 
 
 def belongs(folder: pathlib.Path, parsed: Parsed) -> None:
@@ -27,7 +29,7 @@ def belongs(folder: pathlib.Path, parsed: Parsed) -> None:
     # A field that the run was made without had what is the default now.
     old = options.flatten(json.loads(json.dumps(options.defaults(Experiment)))) | stored(path)
     differ = [name for name, (_, field) in FIELDS.items()
-              if old[name] != new[name] and not field.metadata["free"]]
+              if not field.metadata["free"] and old[name] != new[name]]
     if differ:
         texts = ", ".join(f"{n} = {old[n]!r} there and {new[n]!r} now" for n in differ)
         raise UserError(f"{folder} belongs to another config: {texts}; "
@@ -36,6 +38,41 @@ def belongs(folder: pathlib.Path, parsed: Parsed) -> None:
 
 def begin(folder: pathlib.Path, parsed: Parsed, task: Task) -> None:
     """Writes what a run is known by; UserError if it cannot be, or if the run had other data."""
+    written = processes.from_first(lambda: _write(folder, parsed, task))
+    if not processes.first():
+        _see(folder / "config.json", written)
+        _same_data(folder, parsed, task)
+
+
+def _write(folder, parsed, task):
+    """Checks and writes; returns when the config was written."""
+    _same_data(folder, parsed, task)
+    path = folder / "config.json"
+    with writing(folder):
+        if not (folder / "tokenizer").exists():
+            part = folder / f".tokenizer.{os.getpid()}"  # whole or not at all
+            tokenizers.save(task.tokenizer, part)
+            os.rename(part, folder / "tokenizer")
+        write_json(path, dict(config=_plain(parsed), sources=parsed.sources,
+                              data=task.train.fingerprint))
+        return path.stat().st_mtime_ns
+
+
+def _see(path, written, wait=10.0):
+    """Raises UserError unless the file here is the one that the first process wrote."""
+    end = time.monotonic() + wait  # a network's file system may be late
+    while True:
+        with contextlib.suppress(OSError), path.open() as file:  # opened, it is not an old copy
+            if os.fstat(file.fileno()).st_mtime_ns == written:
+                return
+        if time.monotonic() > end:
+            raise UserError(f"{processes.name()} does not see the {path} that process 0 has "
+                            "written: give --run=DIR on a file system that all processes share")
+        time.sleep(0.1)
+
+
+def _same_data(folder, parsed, task):
+    """Raises UserError if the run was begun with another text or tokenizer."""
     path = folder / "config.json"
     known = read_json(path).get("data") if path.exists() else None
     if (folder / "tokenizer").exists():
@@ -44,13 +81,6 @@ def begin(folder: pathlib.Path, parsed: Parsed, task: Task) -> None:
         corpus = parsed.experiment.data.corpus
         raise UserError(f"{folder} was trained on other text than '{corpus}' holds now; "
                         "put it back, or train into another --run")
-    with writing(folder):
-        if not (folder / "tokenizer").exists():
-            part = folder / f".tokenizer.{os.getpid()}"  # whole or not at all
-            tokenizers.save(task.tokenizer, part)
-            os.rename(part, folder / "tokenizer")
-        write_json(path, dict(config=_plain(parsed), sources=parsed.sources,
-                              data=task.train.fingerprint))
 
 
 def tokenizer(folder: pathlib.Path):
@@ -73,10 +103,15 @@ def same_language(folder: pathlib.Path, task: Task) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: pathlib.Path):
-    """Holds the run directory for this process; UserError if another one is training in it."""
+    """Holds the run directory for this process, and those that it trains with.
+
+    UserError if another one is training in it.
+    """
     try:
         import fcntl
     except ImportError:  # a system without such locks: two at once are not noticed there
+        fcntl = None
+    if fcntl is None or not processes.first():
         yield
         return
     with writing(folder):
@@ -104,5 +139,6 @@ def writing(folder: pathlib.Path):
 
 
 def _plain(parsed):
-    """The config as JSON has it: lists for tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(parsed.experiment)))
+    """The run's config as JSON has it: lists for tuples, and nothing of one process alone."""
+    fields = options.flatten(json.loads(json.dumps(dataclasses.asdict(parsed.experiment))))
+    return options.nest({n: v for n, v in fields.items() if FIELDS[n][1].metadata["kept"]})

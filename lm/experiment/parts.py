@@ -12,13 +12,14 @@ import jax.numpy as jnp
 
 from lm.base.errors import UserError
 from lm.base.mean import Mean
-from lm.cost import conventions, count
+from lm.cost import chips, conventions, count
 from lm.data.batches import Batches, Evaluation
 from lm.data.prefetch import prefetch
 from lm.experiment.config import Experiment
-from lm.mesh import devices, rules, runtime
+from lm.mesh import devices, processes, rules, runtime
 from lm.models.families import FAMILIES
 from lm.nn.module import Declaration
+from lm.nn.precision import PRECISIONS
 
 CONVENTION = "matmul+causal"
 
@@ -42,24 +43,45 @@ def model(experiment: Experiment, V: int) -> Model:
     if c.positions == "learned" and c.T < T:
         raise UserError(f"data.T = {T} is more than the model's {c.T} learned positions; "
                         "set model.T=-1 or shorten data.T")
+    c = dataclasses.replace(c, precision=_precision(c))
     family = FAMILIES[c.family]
     return Model(c, family.build(c), family.loss, family.new_cache)
 
 
+def _precision(c) -> str:
+    """The model's precision, or what takes its place where the chips lack the unit for it.
+
+    A CPU counts as having all: it is where every precision is tried.
+    """
+    unit, kind = PRECISIONS[c.precision].unit, devices.kind()
+    chip = chips.chip_of(kind)
+    if (not unit or devices.platform() == "cpu" or c.precision_missing == "emulate"
+            or (chip and unit in chip.flops)):
+        return c.precision
+    lacks = (f"model.precision = '{c.precision}' needs {unit} units, which {kind} is not known "
+             "to have")
+    if c.precision_missing == "refuse":
+        raise UserError(f"{lacks}; set model.precision_missing to 'bfloat16', to compute in that "
+                        "there, or to 'emulate', to compute the same without")
+    print(f"{lacks}: computing in bfloat16")
+    return "bfloat16"
+
+
 @contextlib.contextmanager
 def on_mesh(experiment: Experiment):
-    """Gives the experiment's mesh, in use."""
+    """Gives the experiment's mesh, in use, over the devices of all processes."""
     runtime.settle()
-    with devices.use(devices.make(experiment.mesh)) as mesh:
+    with processes.joined(experiment.mesh), devices.use(devices.make(experiment.mesh)) as mesh:
         yield mesh
 
 
-def check(c, mesh, B: int = 0, accumulate: int = 1) -> None:
-    """Raises UserError if a model of config c, or a batch of B rows, does not divide over the mesh.
+def check(c, mesh, B: int = 0, T: int = 0, accumulate: int = 1) -> None:
+    """Raises UserError if a model of config c, or a batch [B, T], does not divide over the mesh.
 
-    accumulate: microbatches that the batch is computed in.
+    accumulate: microbatches that the batch is computed in. B = T = 0: no batch is trained on.
     """
-    rules.check(dict(B=B, D=c.D, N=c.N, F=c.F), mesh, accumulate)
+    rules.check(dict(B=B, T=T), mesh, accumulate)
+    FAMILIES[c.family].check(c, mesh, B // accumulate)
 
 
 def feed(source: Batches | Evaluation, start: int, ahead: int, mesh) -> Iterator[dict]:

@@ -15,7 +15,8 @@ from lm.cost import utilisation
 from lm.data import tasks
 from lm.data.batches import Batches, Evaluation
 from lm.experiment import curve, flags, folder, generate, parts
-from lm.train import optimizers, schedules
+from lm.mesh import processes
+from lm.train import method, optimizers, schedules
 from lm.train import step as program
 from lm.train.loop import Meter, advance, due
 from lm.train.report import Report
@@ -33,17 +34,18 @@ class Run(NamedTuple):
     every: dict[str, int]   # durations of train.Config in steps
     optimizer: object
     rate: object            # step -> learning rate
+    method: method.Method   # the training step and its state
 
 
 def run(parsed: flags.Parsed) -> int:
     """Trains; returns 0, or 128 + the signal that ended it."""
     e = parsed.experiment
-    print(flags.describe(parsed))
     where = parts.directory(e)
     folder.belongs(where, parsed)
     with parts.on_mesh(e) as mesh:
-        parts.check(e.model, mesh, e.data.B, e.train.accumulate)
-        task = tasks.prepare(e.data)
+        print(flags.describe(parsed))
+        parts.check(e.model, mesh, e.data.B, e.data.T, e.train.accumulate)
+        task = processes.in_turn(lambda: tasks.prepare(e.data))
         r = _assemble(parsed, mesh, task)
         task.tokenizer.encode(e.infer.prompt)  # a character unknown to it is said now, not last
         with folder.claimed(where):
@@ -75,7 +77,8 @@ def _assemble(parsed, mesh, task):
                               final=c.final, decay=every["decay"], cycles=c.cycles)
     optimizer = optimizers.make(c, m.declaration, rate(c.lr), rate(c.hidden_lr))
     held_out = Evaluation(task.validation, d.B, d.T, d.packing)
-    return Run(parsed, mesh, task, m, batches, held_out, every, optimizer, rate(c.lr))
+    return Run(parsed, mesh, task, m, batches, held_out, every, optimizer, rate(c.lr),
+               method.choose(c, mesh, length))
 
 
 def _train(r: Run, where, checkpoints):
@@ -84,23 +87,28 @@ def _train(r: Run, where, checkpoints):
     c, until = e.train, r.every["length"]
     seed = jax.random.key(e.seed)
     declaration = r.model.declaration
-    found = checkpoints.restore(program.abstract(declaration, r.optimizer, r.mesh))
+    r.method.check(checkpoints.meta())
+    template = r.method.abstract(declaration, r.optimizer, r.mesh)
+    found = checkpoints.restore(template)
     if found:
         state, meta = found
     else:
-        state, meta = program.init(declaration, r.optimizer, seed, r.mesh), dict(step=0)
+        state = r.method.init(declaration, r.optimizer, seed, r.mesh)
+        meta = dict(step=0, workers=r.method.workers)
     start = meta["step"]
     _announce(r, start)
     if start >= until or meta.get("stopped"):
         return state, 0
     dropout = any((e.model.dropout_embedding, e.model.dropout_attention, e.model.dropout_residual))
-    step_fn = program.compiled(program.make(
+    step_fn = program.compiled(r.method.make(
         declaration, r.model.loss, r.optimizer, key=jax.random.fold_in(seed, 1),
-        accumulate=c.accumulate, clip=c.clip, dropout=dropout))
+        accumulate=c.accumulate, clip=c.clip, dropout=dropout,
+        loss_scale_every=c.loss_scale_every), template)
     meter = Meter(r.every["log_every"], until, max_skipped=c.max_skipped, spike=c.spike,
                   pending=meta.get("pending"))
     with folder.writing(where):
-        report = Report(where, start=start, until=until, tokens_per_step=e.data.B * e.data.T,
+        report = Report(where if processes.first() else None, start=start, until=until,
+                        tokens_per_step=e.data.B * e.data.T,
                         flops_per_token=parts.flops_per_token(r.model, e.data.T),
                         peak=utilisation.peak(list(r.mesh.devices.flat)),
                         convention=parts.CONVENTION, tensorboard=c.tensorboard)
@@ -108,7 +116,7 @@ def _train(r: Run, where, checkpoints):
     with (folder.writing(where), contextlib.closing(report), contextlib.closing(batches),
           _signals() as signals):
         steps = _traced(advance(step_fn, state, batches, start=start, until=until),
-                        c.profile, until, report)
+                        c.profile if processes.first() else "", until, report, where / "profile")
         state, ended = _loop(r, steps, meter, report, checkpoints, meta, signals)
         checkpoints.wait()
     if ended and not meta.get("stopped"):
@@ -120,7 +128,7 @@ def _train(r: Run, where, checkpoints):
 def _loop(r: Run, steps, meter, report, checkpoints, meta, signals):
     """Steps, reports, evaluates and saves; returns (state, the signal that ended it or 0)."""
     c, every, until = r.parsed.experiment.train, r.every, r.every["length"]
-    evaluate = parts.evaluator(r.model)
+    evaluate, highest = parts.evaluator(r.model), processes.Highest(r.mesh)
     state, first = None, None
     for step, state, means in steps:  # noqa: B007
         first = first or step
@@ -128,7 +136,7 @@ def _loop(r: Run, steps, meter, report, checkpoints, meta, signals):
             jax.block_until_ready(means)  # compiled now
             report.tick(step)
         _report(r, meter.add(step, means), report, meter)
-        loss, ended = None, signals[0] if signals else 0
+        loss, ended = None, highest(signals[0] if signals else 0)
         looks = due(every["evaluate_every"], step, until)
         if looks or due(every["save_every"], step, until) or ended:
             _report(r, meter.flush(), report, meter)
@@ -180,10 +188,9 @@ def _judge(meta, loss, patience):
         meta["stopped"] = True
 
 
-def _traced(steps, span, until, report):
-    """Yields `steps`; those after `span`'s first, up to its last, are traced by the profiler."""
+def _traced(steps, span, until, report, place):
+    """Yields `steps`; those after `span`'s first, up to its last, are traced into `place`."""
     first, last = map(int, span.split(":")) if span else (0, 0)
-    place = report.lines.path.parent / "profile"
     tracing = False
     try:
         for step, state, means in steps:
@@ -232,8 +239,14 @@ def _announce(r, start):
 
 def _finish(r, where, state):
     """The end of a run: its result beside xz's, its curve, its samples."""
-    e = r.parsed.experiment
-    step = int(state.step)
+    e, step = r.parsed.experiment, int(state.step)
+    processes.from_first(lambda: _conclude(r, where, step))
+    if e.infer.prompt:
+        generate.show(e, r.model, state.params, r.task.tokenizer)
+
+
+def _conclude(r, where, step):
+    """Writes and says what came out."""
     # A run ends at an evaluation, so that its record has the last one.
     looks = [x for x in read_lines(where / "metrics.jsonl") if "validation_loss" in x]
     if not looks:
@@ -251,5 +264,3 @@ def _finish(r, where, state):
     print(f"step {step}: validation loss {loss:.4f} nats/token, {bits:.3f} bits/byte; "
           f"xz -9 needs {xz:.3f} on the same bytes")
     print(f"loss curve: {picture}")
-    if e.infer.prompt:
-        generate.show(e, r.model, state.params, r.task.tokenizer)

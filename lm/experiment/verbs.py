@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from lm.base.options import option, walk
 from lm.infer.config import Config as Infer
+from lm.nn.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,20 @@ class Checkpoint:
     """Which of a run's checkpoints."""
 
     checkpoint: str = option("best", "which checkpoint of the run: best, latest or a step")
+
+
+@dataclass(frozen=True)
+class Verify:
+    """What is verified, on how many devices."""
+
+    devices: int = option(8, "CPU devices to lay the tiny form on", low=1, high=64)
+    mesh: str = option("", "the one mesh, as in 'fsdp=4 tensor=-1'; empty: every one")
+    precision: str = option("all", "that of every mesh; all: float32, and each on one mesh",
+                            choices=("all", *PRECISIONS))
+    steps: int = option(3, "training steps of each row", low=1)
+    topology: str = option("", "compile the whole config for TYPE:SHAPE, as in v5p:4x4x4, or for "
+                           "its own mesh.target (target), instead")
+    out: str = option("", "a JSON file for the table")
 
 
 @dataclass(frozen=True)
@@ -41,4 +56,6 @@ VERBS = {
                  Checkpoint, True, RUN),
     "generate": Verb("lm.experiment.generate", "continue a prompt with a run's checkpoint",
                      Checkpoint, True, RUN | SAMPLING),
+    "verify": Verb("lm.experiment.verify", "compare every mesh and precision with one device, on "
+                   "this CPU; or compile for chips that are not here", Verify),
 }

@@ -11,6 +11,7 @@ import numpy as np
 from lm.base.errors import UserError
 from lm.infer.config import Config
 from lm.infer.sample import sample
+from lm.mesh.rules import shard
 from lm.nn.module import Declaration
 
 
@@ -21,7 +22,8 @@ def _forward(declaration, params, tokens_BT, offset_B, last_B, cache, seed_B, in
     positions_BT = offset_B[:, None] + jnp.arange(tokens_BT.shape[1])
     x_BTD, cache = model(tokens_BT, positions_BT, cache=cache, offset_B=offset_B)
     x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-    return sample(model.logits(x_B1D)[:, 0, :V], seed_B, index, c), cache
+    token_B = sample(model.logits(x_B1D)[:, 0, :V], seed_B, index, c)
+    return shard(token_B, "B", dict(B=())), cache  # whole: each process reads all of it
 
 
 def generate(declaration: Declaration, params: dict, new_cache, prompts: list[list[int]],

@@ -2,30 +2,48 @@
 
 import contextlib
 import contextvars
-import dataclasses
 import itertools
 import math
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from lm.base.errors import UserError
-from lm.mesh.config import Config
+from lm.mesh.config import AXES, Config
 
-# Slowest network first: neighbours along the last axis are neighbours on the chip's own links.
-AXES = tuple(field.name for field in dataclasses.fields(Config))
-
-_platform = contextvars.ContextVar("platform", default=None)
+_first = contextvars.ContextVar("first device of the mesh in use", default=None)
 
 
 def make(config: Config, devices=None) -> Mesh:
     """Returns the mesh of `config` over `devices` (default: all); UserError lists legal meshes."""
     devices = list(jax.devices() if devices is None else devices)
-    asked = dataclasses.asdict(config)
-    shape = fill(asked, len(devices))
+    shape = fill({axis: getattr(config, axis) for axis in AXES}, len(devices))
+    groups = _slices(devices, config.slices)
+    if shape[config.across] % len(groups):
+        raise UserError(f"mesh.{config.across} = {shape[config.across]} does not divide over "
+                        f"{len(groups)} slices; set mesh.{config.across} to a multiple, "
+                        "mesh.across to another axis, or mesh.slices=1")
+    inner = [n // (len(groups) if axis == config.across else 1) for axis, n in shape.items()]
+    grids = [mesh_utils.create_device_mesh(inner, group, allow_split_physical_axes=True)
+             for group in groups]
     # Auto axes: the compiler propagates the shardings that parameters and activations are given.
-    return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES),
-                         devices=devices)
+    return Mesh(np.concatenate(grids, AXES.index(config.across)), AXES,
+                axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices, asked):
+    """The devices in groups joined by a fast network: as they say, or in `asked` equal runs."""
+    if not asked:
+        found = {}
+        for device in devices:
+            found.setdefault(getattr(device, "slice_index", 0), []).append(device)
+        return list(found.values())
+    if len(devices) % asked:
+        raise UserError(f"mesh.slices = {asked} does not divide {len(devices)} devices")
+    size = len(devices) // asked
+    return [devices[i:i + size] for i in range(0, len(devices), size)]
 
 
 def fill(asked: dict[str, int], count: int) -> dict[str, int]:
@@ -37,29 +55,49 @@ def fill(asked: dict[str, int], count: int) -> dict[str, int]:
         return {axis: count // fixed if size == -1 else size for axis, size in asked.items()}
     if not bad and not free and fixed == count:
         return dict(asked)
-    text = " ".join(f"{axis}={size}" for axis, size in asked.items())
-    raise UserError(f"mesh {text} does not lay out {count} device{'s' * (count > 1)} "
+    raise UserError(f"mesh {words(asked)} does not lay out {count} device{'s' * (count > 1)} "
                     f"(at most one axis is -1); legal: {_legal(asked, count)}")
+
+
+def shapes(count: int) -> list[dict[str, int]]:
+    """Returns every mesh of `count` devices as sizes by axis."""
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+
+    def rest(left, axes):
+        if not axes:
+            return [()] if left == 1 else []
+        return [(n, *more) for n in divisors if left % n == 0
+                for more in rest(left // n, axes[1:])]
+    return [dict(zip(AXES, sizes, strict=True)) for sizes in rest(count, AXES)]
+
+
+def words(shape: dict[str, int]) -> str:
+    """Returns the axes of a mesh that have more than one device (or were asked for), as text."""
+    return " ".join(f"{axis}={size}" for axis, size in shape.items() if size != 1) or "one device"
 
 
 def _legal(asked, count):
     """The meshes of `count` devices, those that keep most of what was asked first."""
-    divisors = [n for n in range(1, count + 1) if count % n == 0]
-    shapes = [s for s in itertools.product(divisors, repeat=len(asked)) if math.prod(s) == count]
-    shapes.sort(key=lambda s: -sum(a == b for a, b in zip(s, asked.values(), strict=True)))
-    texts = [" ".join(f"{a}={n}" for a, n in zip(asked, s, strict=True)) for s in shapes[:6]]
-    return ", ".join(texts) + (", ..." if len(shapes) > 6 else "")
+    ranked = sorted(shapes(count), key=lambda s: -sum(s[a] == n for a, n in asked.items()))
+    first = list(itertools.islice(ranked, 6))
+    return ", ".join(map(words, first)) + (", ..." if len(ranked) > 6 else "")
 
 
 @contextlib.contextmanager
 def use(mesh: Mesh):
     """Within the context, `mesh` is the mesh that shardings mean, its platform is `platform()`."""
-    token = _platform.set(mesh.devices.flat[0].platform)
+    token = _first.set(mesh.devices.flat[0])
     try:
         with jax.set_mesh(mesh):
             yield mesh
     finally:
-        _platform.reset(token)
+        _first.reset(token)
+
+
+def host_memory(mesh: Mesh) -> bool:
+    """Returns whether the mesh's devices can keep arrays in their host's memory."""
+    device = mesh.devices.flat[0]
+    return any(memory.kind == "pinned_host" for memory in device.addressable_memories())
 
 
 def platform() -> str:
@@ -67,4 +105,10 @@ def platform() -> str:
 
     It is the mesh's, not the machine's: programs are also compiled for chips that are not here.
     """
-    return _platform.get() or jax.default_backend()
+    device = _first.get()
+    return device.platform if device else jax.default_backend()
+
+
+def kind() -> str:
+    """Returns what jax calls the chips that are compiled for, as `TPU v5p`."""
+    return (_first.get() or jax.devices()[0]).device_kind

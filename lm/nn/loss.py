@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from lm.base.mean import Mean
-from lm.mesh.rules import shard
+from lm.mesh.config import AXES
+from lm.mesh.rules import shard, sharers
 
 # The most logits held at once on one device: 2**26 in float32 are 256 MiB.
 LOGITS = 2 ** 26
@@ -48,7 +49,5 @@ def cross_entropy(x_BTD, logits_of, V: int, targets_BT, weights_BT, chunk: int =
 
 def _parts(B, T, V):
     """The fewest equal parts of T that keep a device's logits within the limit."""
-    mesh = jax.sharding.get_abstract_mesh()
-    devices = 1 if mesh.empty else mesh.size
-    parts = max(1, -(-B * T * V // (LOGITS * devices)))
+    parts = max(1, -(-B * T * V // (LOGITS * sharers(AXES))))
     return min(parts, T)

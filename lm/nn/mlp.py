@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from lm.mesh.rules import shard
 from lm.nn.linear import linear, linears
 from lm.nn.module import Constant, Module, param
+from lm.nn.precision import PRECISIONS, Precision
+from lm.nn.products import make
 
 
 def _recomputed(value, slope):
@@ -55,20 +57,24 @@ ACTIVATIONS = {
 class MLP(Module):
     """down(act(up(x))), or down(act(gate(x)) * up(x)) when the activation is gated."""
 
-    def __init__(self, D: int, F: int, activation: str, *, bias: bool, init, init_out):
+    def __init__(self, D: int, F: int, activation: str, *, bias: bool, init, init_out,
+                 precision: Precision = PRECISIONS["float32"]):
         sizes = dict(D=D, F=F)
         self.activation = activation
         gated = ACTIVATIONS[activation][1]
         self.gate = param("DF", sizes, init, "D") if gated else None
         self.up = param("DF", sizes, init, "D")
         self.down = param("FD", sizes, init_out, "F")
+        self.gate_product = make(precision) if gated else None
+        self.up_product, self.down_product = make(precision), make(precision)
         self.up_bias = param("F", sizes, Constant(0.0)) if bias else None
         self.down_bias = param("D", sizes, Constant(0.0)) if bias else None
 
     def __call__(self, x_BTD):
         act, gated = ACTIVATIONS[self.activation]
         down_bias = None if self.down_bias is None else self.down_bias[...]
-        h_BTF, *gate_BTF = linears(x_BTD, [w[...] for w in (self.up, self.gate) if w is not None])
+        into = [(self.up, self.up_product), (self.gate, self.gate_product)][:1 + gated]
+        h_BTF, *gate_BTF = linears(x_BTD, [w[...] for w, _ in into], [p for _, p in into])
         h_BTF = h_BTF if self.up_bias is None else h_BTF + self.up_bias[...]
         h_BTF = act(gate_BTF[0]) * h_BTF if gated else act(h_BTF)
-        return linear(shard(h_BTF, "BTF"), self.down[...], bias=down_bias)
+        return linear(shard(h_BTF, "BTF"), self.down[...], 1, down_bias, self.down_product)

@@ -30,6 +30,17 @@ class Config:
     muon_momentum: float = option(0.95, "momentum of muon's hidden matrices", low=0.0, high=0.9999)
     clip: float = option(1.0, "largest global gradient norm; 0: off", low=0.0)
     accumulate: int = option(1, "microbatches that a batch is computed in", low=1)
+    loss_scale_every: int = option(2000, "float16: finite steps in a row that double the loss "
+                                   "scale", low=1)
+    local_steps: int = option(0, "DiLoCo: steps that each place along mesh.data takes by itself "
+                              "between two outer steps; 0: every step is taken together", low=0)
+    outer_lr: float = option(0.7, "DiLoCo: learning rate of the outer steps", low=0.0)
+    outer_momentum: float = option(0.9, "DiLoCo: Nesterov momentum of the outer steps", low=0.0,
+                                   high=0.9999)
+    staleness: int = option(0, "updates that the latest gradient is behind; those of other places "
+                            "along mesh.data are behind by less", low=0)
+    offload: str = option("none", "what lies in the host's memory between steps",
+                          choices=("none", "optimizer"), free=True)
     max_skipped: int = option(20, "non-finite steps in a row that end the run", low=1, free=True)
     spike: float = option(6.0, "alarm when a loss is this many standard deviations above its "
                           "recent mean and a tenth above it; 0: off", low=0.0, free=True)
@@ -42,8 +53,10 @@ class Config:
     tensorboard: bool = option(True, "write TensorBoard events", free=True)
 
     def __post_init__(self):
-        """Refuses a profile range that is none."""
+        """Refuses a profile range that is none, and two ways to train at once."""
         first, _, last = self.profile.partition(":")
         digits = first.isdigit() and last.isdigit()
         if self.profile and not (digits and 1 <= int(first) < int(last)):
             raise UserError(f"profile = '{self.profile}' is not first:last, e.g. 10:15")
+        if self.local_steps and self.staleness:
+            raise UserError("local_steps and staleness are two ways to train; set one of them to 0")

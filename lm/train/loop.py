@@ -58,7 +58,8 @@ class Meter:
                 f"step {step}: {skipped} steps in a row had a loss or gradient that is not finite; "
                 "lower train.lr, lengthen train.warmup or look at the data, and train into another "
                 "--run; the checkpoints until then are kept")
-        means["skipped"] = Mean(float(skipped > 0), 1.0)
+        overflowed = means.pop("overflowed", Mean(0.0, 1.0)).total > 0
+        means["skipped"] = Mean(float(skipped > 0 or overflowed), 1.0)
         for name, mean in means.items():
             if math.isfinite(mean.total):
                 self.sums[name] = self.sums[name] + mean if name in self.sums else mean

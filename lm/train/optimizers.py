@@ -1,10 +1,18 @@
 """Update rules by name, each with its treatment of every parameter read from the declaration."""
 
 import jax
+import numpy as np
 import optax
 
 from lm.nn.module import Declaration
 from lm.train.config import Config
+
+
+class Offloaded(optax.GradientTransformation):
+    """An update rule whose moments are kept in the host's memory between steps.
+
+    A marker: the training step brings them to the device and its output shardings back.
+    """
 
 
 def make(c: Config, declaration: Declaration, rate, hidden_rate) -> optax.GradientTransformation:
@@ -13,7 +21,8 @@ def make(c: Config, declaration: Declaration, rate, hidden_rate) -> optax.Gradie
     Parameters and moments are float32 whatever the model computes in. Gradients arrive clipped.
     """
     decays = jax.tree.map(lambda s: s.decay, declaration.specs)
-    return OPTIMIZERS[c.optimizer](c, declaration.specs, decays, rate, hidden_rate)
+    rule = OPTIMIZERS[c.optimizer](c, declaration.specs, decays, rate, hidden_rate)
+    return Offloaded(*rule) if c.offload == "optimizer" else rule
 
 
 def _adamw(c, specs, decays, rate, _):
@@ -23,9 +32,14 @@ def _adamw(c, specs, decays, rate, _):
 def _adafactor(c, specs, decays, rate, _):
     """Factored second moments and no first (Shazeer & Stern 2018), with the given rate.
 
-    optax would take a stack of vectors for a matrix and factor it over the layers.
+    optax factors an array over its two longest axes, be they those over which it is stacked: a
+    vector of each layer, a narrow matrix of many experts. Such an array keeps all its moments.
     """
-    labels = jax.tree.map(lambda s: len(s.axes.strip("L")) > 1, specs)
+    def factored(s, x):
+        return len(x.shape) > 1 and min(np.argsort(x.shape)[-2:]) >= len(s.stacked)
+
+    def labels(params):
+        return jax.tree.map(factored, specs, params)
     return optax.chain(
         optax.partition({matrix: optax.scale_by_factored_rms(matrix, min_dim_size_to_factor=32)
                          for matrix in (True, False)}, labels),

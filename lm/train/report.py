@@ -21,15 +21,18 @@ class Terminal(Console):
 class Report:
     """Writes records as they come; on a terminal it shows a live bar, in a pipe plain lines."""
 
-    def __init__(self, directory, *, start: int, until: int, tokens_per_step: int,
-                 flops_per_token: float, peak: float | None, convention: str, tensorboard: bool,
-                 console: Console | None = None):
-        """peak: FLOP/s of all devices together or None. convention: how FLOPs are counted."""
-        directory = pathlib.Path(directory)
+    def __init__(self, directory: pathlib.Path | None, *, start: int, until: int,
+                 tokens_per_step: int, flops_per_token: float, peak: float | None, convention: str,
+                 tensorboard: bool, console: Console | None = None):
+        """directory: None to keep nothing, as all processes but the first do.
+
+        peak: FLOP/s of all devices together or None. convention: how FLOPs are counted.
+        """
         self.until, self.tokens_per_step, self.peak = until, tokens_per_step, peak
         self.flops_per_token, self.convention = flops_per_token, convention
-        self.lines = Lines(directory / "metrics.jsonl", keep_until=start)
-        self.events = Events(directory / "tensorboard", start) if tensorboard else None
+        self.lines = Lines(directory / "metrics.jsonl", keep_until=start) if directory else None
+        self.events = (Events(directory / "tensorboard", start)
+                       if directory and tensorboard else None)
         self.console = console or Terminal(highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"),
@@ -87,13 +90,16 @@ class Report:
             share = f"{used:.1%}" if used is not None else "-"
             text += (f"  {_short(speed)} tok/s  utilisation {share} ({self.convention})"
                      f"  left {_clock(left)}")
+        if "loss_scale" in record:
+            text += f"  loss scale {record['loss_scale']:.0f}"
         if record["skipped"]:
             text += f"  skipped {record['skipped']}"
         return text
 
     def write(self, record: dict) -> None:
         """Appends a record to metrics.jsonl and TensorBoard."""
-        self.lines.write(dict(record, time=round(time.time(), 3)))
+        if self.lines:
+            self.lines.write(dict(record, time=round(time.time(), 3)))
         if self.events:
             self.events.write(record)
 
@@ -103,7 +109,8 @@ class Report:
 
     def close(self) -> None:
         self.bar.stop()
-        self.lines.close()
+        if self.lines:
+            self.lines.close()
         if self.events:
             self.events.close()
 

@@ -8,13 +8,16 @@ import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "laws")]
+ROOT = HERE.parent.parent
+sys.path[:0] = [str(ROOT), str(HERE.parent), str(HERE.parent / "laws")]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import families  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from test_house import CONFIGS, parse  # noqa: E402
 
+from lm.experiment import topology  # noqa: E402
 from lm.experiment.flags import help_text  # noqa: E402
 from lm.experiment.verbs import VERBS  # noqa: E402
 from lm.mesh import devices, rules  # noqa: E402
@@ -45,6 +48,34 @@ def parameters() -> str:
     return "\n".join(lines) + "\n"
 
 
+MIXED = dict(stage=2, data=1, fsdp=4, expert=2, context=1, tensor=2)
+
+
+def shardings() -> str:
+    """How every config's parameters are stored on the mesh of its target, and on a mixed one."""
+    tables = {}
+    for config in CONFIGS:
+        e = parse(["lm", "train", f"--config={ROOT / config}"]).experiment
+        declaration = decoder.build(topology.whole(e).model)
+        count = topology.parse(e.mesh.target)[1]
+        own = devices.fill({axis: getattr(e.mesh, axis) for axis in devices.AXES}, count)
+        lines = [f"{e.mesh.target}: {devices.words(own)}; then {devices.words(MIXED)}"]
+        for path, shape in jax.tree_util.tree_leaves_with_path(declaration.shapes):
+            spec = declaration.specs
+            for part in path:
+                spec = spec[part.key]
+            where = [" ".join("*".join([w] if isinstance(w, str) else w) if w else "-"
+                              for w in rules.spec(spec.axes, shape.shape, jax.sharding.AbstractMesh(
+                                  tuple(sizes.values()), devices.AXES), rules.STORAGE))
+                     for sizes in (own, MIXED)]
+            parameter = jax.tree_util.keystr(path, simple=True, separator=".")
+            sizes = "x".join(map(str, shape.shape))
+            lines.append(f"  {parameter:28s} {spec.axes:5s} {sizes:15s} {where[0]:20s} | "
+                         f"{where[1]}")
+        tables.setdefault("\n".join(lines), []).append(config)
+    return "".join(f"{', '.join(names)} on {table}\n\n" for table, names in tables.items())
+
+
 def losses() -> str:
     """The first three losses of each family, trained on one batch by AdamW."""
     lines = []
@@ -69,7 +100,8 @@ def train_help() -> str:
     return help_text("train", VERBS["train"]) + "\n"
 
 
-TABLES = {"parameters.txt": parameters, "losses.txt": losses, "train_help.txt": train_help}
+TABLES = {"parameters.txt": parameters, "shardings.txt": shardings, "losses.txt": losses,
+          "train_help.txt": train_help}
 
 if __name__ == "__main__":
     for file, make in TABLES.items():

@@ -88,7 +88,7 @@ def test_packed_equals_separate(config):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_decode_equals_forward(config, dtype):
     """A prompt of each row's own length, then a token at a time, gives the forward pass' logits."""
-    config = dataclasses.replace(config, compute=dtype)
+    config = dataclasses.replace(config, precision=dtype)
     declaration, params = params_of(config, scale=1.0)
     model = declaration.bind(params)
     tokens = jax.random.randint(jax.random.key(0), (3, T), 0, V)
@@ -160,7 +160,7 @@ def test_bfloat16_is_near_float32(config):
     """Computing in bfloat16 moves the loss by less than a hundredth."""
     _, params = params_of(config, scale=1.0)
     exact, _ = value_and_gradient(config, params, batch())
-    near, _ = value_and_gradient(dataclasses.replace(config, compute="bfloat16"), params, batch())
+    near, _ = value_and_gradient(dataclasses.replace(config, precision="bfloat16"), params, batch())
     assert near != exact and abs(near - exact) < 0.01 * exact
 
 

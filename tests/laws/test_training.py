@@ -151,7 +151,7 @@ def test_state_is_sharded_and_stays(family, mesh):
 
 def test_bfloat16_on_a_mesh_is_one_device():
     """As near as bfloat16 comes: a twentieth of the way moved; the state stays float32."""
-    one, many = (trained("llama", mesh, compute="bfloat16")
+    one, many = (trained("llama", mesh, precision="bfloat16")
                  for mesh in ("one", "tensor 2 x fsdp 4"))
     assert_same(many.start, one.start)
     assert_close(many.means, one.means, rtol=0.01, atol=0)
@@ -222,7 +222,7 @@ def test_a_bad_batch_changes_nothing(mesh):
 def bare(loss, *, optimizer=None, **choices):
     """A step for a `loss` of one parameter {'w': w}, and a first state for it."""
     optimizer = optimizer or optax.sgd(1.0)
-    declaration = types.SimpleNamespace(bind=lambda params: params)
+    declaration = types.SimpleNamespace(bind=lambda params, carried: params)
     step = jax.jit(program.make(declaration, loss, optimizer, key=jax.random.key(0), **choices))
 
     def first(w):
@@ -260,22 +260,25 @@ def test_a_gradient_that_is_not_finite_is_skipped():
     assert state.params["w"].tolist() == [0.0, 1.0] and int(state.skipped) == 1
 
 
-def test_keys_differ_by_step_and_microbatch():
-    """Each draw is its own, and a run that goes on from a step draws what it would have."""
-    def loss(model, batch, key):
-        draw = jax.random.uniform(key)
-        return Mean(model["w"].sum(), 1.0), dict(
-            draws=Mean(draw * 1000 ** (batch["x"][0, 0] % 2), 1.0), odd=Mean(draw, 1.0))
-    step, first = bare(loss, accumulate=2, dropout=True)
-    data = dict(x=jnp.arange(4.0).reshape(4, 1) * jnp.ones((1, 3)))
+def test_keys_differ_by_step_and_bits_by_token():
+    """A run that goes on from a step draws what it would have; so does one in other microbatches.
 
-    def draws(state):
-        means = step(state, data)[1]
-        # sum = a + b, weighted = a + 1000 b
-        total, weighted = float(means["odd"].total), float(means["draws"].total)
-        b = (weighted - total) / 999
-        return total - b, b
-    state = first([0.0])
-    seen = [draws(state._replace(step=jnp.int32(i))) for i in (0, 1, 0)]
-    assert seen[0] == seen[2]
-    assert len({round(x, 3) for pair in seen[:2] for x in pair}) == 4
+    A token's bits are those of its number in the batch, in whichever microbatch it is.
+    """
+    def loss(model, batch, key):
+        kept = dropout(jnp.ones((*batch["index_BT"].shape, 8)), 0.5, key, batch["index_BT"]) > 0
+        own = (kept * 2.0 ** jnp.arange(8)).sum(-1)
+        shares = own * 1000.0 ** -(batch["index_BT"] % 2) * (batch["index_BT"] < 2)
+        return Mean(model["w"].sum(), 1.0), dict(two=Mean(shares.sum(), 1.0),
+                                                 all=Mean(own.sum(), 1.0))
+    data = dict(index_BT=jnp.arange(64).reshape(8, 8))
+    seen = {}
+    for parts in (1, 2, 4):
+        step, first = bare(loss, accumulate=parts, dropout=True)
+        for i in (0, 1, 0):
+            means = step(first([0.0])._replace(step=jnp.int32(i)), data)[1]
+            drawn = tuple(float(means[name].total) for name in ("two", "all"))
+            assert seen.setdefault(i, drawn) == drawn
+    assert seen[0] != seen[1]
+    whole, rest = divmod(seen[0][0], 1)
+    assert whole != round(rest * 1000)

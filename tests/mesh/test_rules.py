@@ -16,20 +16,19 @@ from jax.sharding import PartitionSpec as P
 
 from lm.base.errors import UserError
 from lm.mesh import devices, rules
-from lm.mesh.config import Config
-
-WAYS = st.sampled_from([1, 2, 4, 8])
+from lm.mesh.config import AXES, Config
 
 
-def abstract(data=1, fsdp=1, tensor=1):
-    return AbstractMesh((data, fsdp, tensor), ("data", "fsdp", "tensor"))
+def abstract(**sizes):
+    sizes = dict.fromkeys(AXES, 1) | sizes
+    return AbstractMesh(tuple(sizes.values()), AXES)
 
 
-@given(st.text(st.sampled_from(sorted(rules.STORAGE)), min_size=1, max_size=5), WAYS, WAYS, WAYS,
-       st.data())
-def test_spec(axes, data, fsdp, tensor, draw):
+@given(st.text(st.sampled_from(sorted(rules.STORAGE)), min_size=1, max_size=5),
+       st.tuples(*[st.sampled_from([1, 1, 2, 4])] * len(AXES)), st.data())
+def test_spec(axes, sizes, draw):
     """No mesh axis twice, none of size one, none that is not the letter's; all shards whole."""
-    mesh = abstract(data, fsdp, tensor)
+    mesh = abstract(**dict(zip(AXES, sizes, strict=True)))
     shape = tuple(draw.draw(st.sampled_from([1, 3, 64, 192])) for _ in axes)
     for table in (rules.STORAGE, rules.COMPUTE):
         spec = rules.spec(axes, shape, mesh, table)
@@ -45,7 +44,7 @@ def test_spec(axes, data, fsdp, tensor, draw):
 
 def test_spec_of_weights():
     """Stored with D over fsdp, computed with whole; too few kv heads or an odd vocabulary whole."""
-    mesh = abstract(2, 4, 2)
+    mesh = abstract(data=2, fsdp=4, tensor=2)
     shape = (3, 64, 4, 16)
     assert rules.spec("LDNH", shape, mesh, rules.STORAGE) == P(None, "fsdp", "tensor", None)
     assert rules.spec("LDNH", shape, mesh, rules.COMPUTE) == P(None, None, "tensor", None)
@@ -53,10 +52,49 @@ def test_spec_of_weights():
     assert rules.spec("DKH", (64, 2, 16), mesh, rules.STORAGE) == P("fsdp", "tensor", None)
     assert rules.spec("VD", (50257, 64), mesh, rules.STORAGE) == P(None, "fsdp")
     assert rules.spec("VD", (50304, 64), mesh, rules.STORAGE) == P("tensor", "fsdp")
-    assert rules.spec("BTD", (8, 16, 64), mesh, rules.COMPUTE) == P(("data", "fsdp"), None, None)
     # The first array axis that asks for a mesh axis has it.
-    assert rules.spec("BTD", (8, 16, 64), mesh, rules.STORAGE) == P(("data", "fsdp"), None, None)
     assert rules.spec("NF", (4, 64), mesh, rules.STORAGE) == P("tensor", None)
+
+
+def test_spec_of_stages():
+    """Layers lie in stages; where they make uneven ones, and in embeddings, widths do."""
+    mesh = abstract(stage=2, fsdp=4)
+    assert rules.spec("LDF", (6, 64, 128), mesh, rules.STORAGE) == P("stage", "fsdp", None)
+    assert rules.spec("LDF", (5, 64, 128), mesh, rules.STORAGE) == P(None, ("fsdp", "stage"), None)
+    assert rules.spec("VD", (64, 64), mesh, rules.STORAGE) == P("stage", "fsdp")
+    assert rules.spec("VD", (65, 64), mesh, rules.STORAGE) == P(None, ("fsdp", "stage"))
+
+
+def test_spec_of_activations():
+    """T has the tensor axis where no heads and hidden units have it, and experts take their own."""
+    mesh = abstract(data=2, fsdp=2, context=2, tensor=2, expert=2)
+    rows = ("data", "fsdp", "expert")
+    of = lambda axes, *shape: rules.spec(axes, shape, mesh, rules.COMPUTE)  # noqa: E731
+    assert of("BTD", 8, 16, 64) == P(rows, ("context", "tensor"), None)
+    assert of("BTNH", 8, 16, 4, 16) == P(rows, "context", "tensor", None)
+    assert of("BTKH", 8, 16, 1, 16) == P(rows, ("context", "tensor"), None, None)
+    assert of("BTF", 8, 16, 64) == P(rows, "context", "tensor")
+    assert of("EBCD", 4, 8, 5, 64) == P("expert", ("data", "fsdp"), None, None)
+
+
+@pytest.mark.parametrize("context", [1, 2, 4])
+def test_order(context):
+    """Each device has as many causal scores as any other, and every place is somewhere."""
+    order = rules.order(32, context)
+    assert sorted(order) == list(range(32))
+    scores = (order.reshape(context, -1) + 1).sum(1)
+    assert len(set(scores)) == 1
+    assert np.array_equal(rules.order(6, 4), np.arange(6))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_microbatches(parts):
+    """Taken apart and together again; each part has the rows that are its turn."""
+    x = np.arange(48).reshape(8, 3, 2)
+    with devices.use(devices.make(Config(data=2), jax.devices()[:2])):
+        apart = jax.jit(rules.microbatches, static_argnums=1)(x, parts)
+        np.testing.assert_array_equal(apart, [x[i::parts] for i in range(parts)])
+        np.testing.assert_array_equal(jax.jit(rules.together)(apart), x)
 
 
 MESSAGES = {
@@ -67,14 +105,18 @@ MESSAGES = {
     "width": (dict(D=2), {}, "width D = 2 does not divide over fsdp = 4; nearest: 4"),
     "hidden": (dict(F=127), {}, "hidden units F = 127 does not divide over tensor = 2; "
                "nearest: 126, 128"),
+    "length": (dict(T=12), {}, "length T = 12 does not divide over context*2 = 8; nearest: 8, 16",
+               dict(context=4)),
+    "experts": (dict(E=6), {}, "experts E = 6 does not divide over expert = 4; nearest: 4, 8",
+                dict(expert=4)),
 }
-GOOD = dict(B=16, D=64, N=4, F=128)
+GOOD = dict(B=64, T=64, D=64, N=4, F=128, E=8)
 
 
 @pytest.mark.parametrize("case", MESSAGES)
 def test_check(case):
-    sizes, more, message = MESSAGES[case]
-    mesh = abstract(2, 4, 2)
+    sizes, more, message, extra = (*MESSAGES[case], {})[:4]
+    mesh = abstract(data=2, fsdp=4, tensor=2, **extra)
     rules.check(GOOD, mesh, **more)
     with pytest.raises(UserError) as caught:
         rules.check(GOOD | sizes, mesh, **more)
@@ -84,21 +126,27 @@ def test_check(case):
 def source(rows):
     """Rows of a batch that is a function of their numbers."""
     rows = np.arange(100)[rows]
-    return dict(tokens_BT=rows[:, None] * 10 + np.arange(3), weights_BT=np.float32(rows)[:, None])
+    return dict(tokens_BT=rows[:, None] * 10 + np.arange(4), weights_BT=np.float32(rows)[:, None])
 
 
 @pytest.mark.parametrize("config", [Config(data=8), Config(data=2, fsdp=4),
-                                    Config(data=1, fsdp=4, tensor=2), Config(data=1, tensor=8)])
+                                    Config(data=1, fsdp=4, tensor=2), Config(data=1, tensor=8),
+                                    Config(data=2, context=2, tensor=2)])
 def test_place(config):
     """The same global batch on every mesh, a device's shard its own rows of it."""
     mesh = devices.make(config)
     got = rules.place(source, 16, mesh)
     expected = source(slice(0, 16))
+    T, context = 4, mesh.shape["context"]
+    index = np.arange(16 * T).reshape(16, T)[:, rules.order(T, context)]
+    np.testing.assert_array_equal(got.pop("index_BT"), index)
     for name, x in got.items():
+        expected[name] = expected[name][:, rules.order(x.shape[1], context)]
         np.testing.assert_array_equal(x, expected[name])
         assert x.sharding.is_equivalent_to(rules.sharding(mesh, "BT", x.shape), 2)
         for shard in x.addressable_shards:
             assert shard.data.shape[0] == 16 // (mesh.shape["data"] * mesh.shape["fsdp"])
+            assert x.shape[1] == 1 or shard.data.shape[1] == x.shape[1] // context
             np.testing.assert_array_equal(shard.data, expected[name][shard.index])
 
 

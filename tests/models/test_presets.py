@@ -27,6 +27,9 @@ COUNTS = {
     "qwen3_0.6b": 596_049_920,
     "qwen3_8b": 8_190_735_360,
     "qwen3_32b": 32_762_123_264,
+    "mixtral_8x7b": 46_702_792_704,
+    "qwen3_30b_a3b": 30_532_122_624,
+    "deepseek_moe_16b": 16_375_728_128,
     "gemma_2b": 2_506_172_416,
     "pythia_70m": 70_426_624,
     "pythia_160m": 162_322_944,
@@ -36,6 +39,13 @@ COUNTS = {
     "pythia_2.8b": 2_775_208_960,
     "pythia_6.9b": 6_857_302_016,
     "pythia_12b": 11_846_072_320,
+}
+# Of those, the parameters that act on a token: all but the experts that were not chosen.
+ACTIVE = {
+    "mixtral_8x7b": 12_879_925_248,
+    "qwen3_30b_a3b": 3_353_032_704,
+    "deepseek_moe_16b": 2_828_650_496,
+    "llama3_8b": 8_030_261_248,
 }
 
 
@@ -51,3 +61,38 @@ def test_count(name):
     assert declaration.count == COUNTS[name]
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(declaration.shapes))
     assert len(jax.live_arrays()) == before
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_active(name):
+    config = Config(**PRESETS[name])
+    assert decoder.build(config).active(config.experts_top) == ACTIVE[name]
+
+
+# The matrices of the released checkpoints, as their config.json gives them: a routed expert is
+# three matrices of hidden_size x moe_intermediate_size (intermediate_size in Mixtral's).
+RELEASED = {
+    "mixtral_8x7b": dict(hidden=4096, layers=32, heads=32, kv=8, vocabulary=32000, experts=8,
+                         moe=14336, chosen=2),
+    "qwen3_30b_a3b": dict(hidden=2048, layers=48, heads=32, kv=4, vocabulary=151936, experts=128,
+                          moe=768, chosen=8, norms=2 * 128),
+    "deepseek_moe_16b": dict(hidden=2048, layers=28, heads=16, kv=16, vocabulary=102400, experts=64,
+                             moe=1408, chosen=6, shared=2, dense=1, intermediate=10944),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_counts_of_experts_follow_from_the_released_shapes(name):
+    """By arithmetic that shares nothing with the declaration; heads are 128 wide in all three."""
+    def count(experts, *, hidden, layers, heads, kv, vocabulary, moe, chosen, norms=0, shared=0,
+              dense=0, intermediate=0, **_):
+        attention = 2 * hidden * heads * 128 + 2 * hidden * kv * 128 + norms
+        expert = 3 * hidden * moe
+        total = 2 * vocabulary * hidden + hidden + layers * (attention + 2 * hidden)
+        total += dense * 3 * hidden * intermediate
+        held = experts if experts else chosen
+        return total + (layers - dense) * (hidden * RELEASED[name]["experts"]
+                                           + (held + shared) * expert)
+    shapes = RELEASED[name]
+    assert count(**shapes) == COUNTS[name]
+    assert count(0, **{k: v for k, v in shapes.items() if k != "experts"}) == ACTIVE[name]

@@ -13,7 +13,8 @@ from lm.mesh.config import Config as Mesh
 from lm.nn import attend as module
 from lm.nn.attend import attend, blocks, dense, splash
 
-DEFAULTS = dict(segments_BT=None, offset_B=None, window=0, softcap=0.0, drop=0.0, key=None)
+DEFAULTS = dict(segments_BT=None, index_BT=None, offset_B=None, window=0, softcap=0.0, drop=0.0,
+                key=None)
 
 
 def textbook(q_BTNH, k_BSKH, v_BSKH, *, segments_BT, offset_B, window, softcap, **_):

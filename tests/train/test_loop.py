@@ -143,3 +143,13 @@ def test_advance():
     assert seen == [(6, [0], 0), (7, [0, 1], 1), (8, [0, 1, 2], 2)]
     assert next(batches) == 3
     assert list(advance(step_fn, [], batches, start=8, until=8)) == []
+
+
+def test_steps_that_overflow_are_reported_and_end_nothing():
+    """The loss scale has to fall before it fits: no alarm, but the steps are said to be skipped."""
+    def scaled(scale, overflowed):
+        return means(1.0) | dict(loss_scale=Mean(scale, 1.0), overflowed=Mean(overflowed, 1.0))
+    meter = Meter(4, 8, **OFF)
+    records = feed(meter, [scaled(2.0 ** (9 - i), 1.0) for i in range(7)] + [scaled(4.0, 0.0)])
+    assert [r["skipped"] for r in records] == [4, 3] and not meter.alarm
+    assert records[1]["loss_scale"] == (32 + 16 + 8 + 4) / 4 and "overflowed" not in records[0]

@@ -14,6 +14,8 @@ from lm.cost import size
 from lm.models.decoder import model as decoder
 from lm.models.decoder.config import Config
 from lm.models.decoder.presets import PRESETS
+from lm.nn.experts import Experts
+from lm.nn.module import Normal, declare, stack
 from lm.train import optimizers
 from lm.train.config import Config as Train
 
@@ -218,3 +220,28 @@ def test_adafactor_of_stacked_vectors_is_of_each(one):
                                       jax.tree.leaves(declaration.specs), strict=True)
               if len(s.axes.strip("L")) == 1]
     assert all(shapes.count(shape) >= scales.count(shape) for shape in scales)
+
+
+def experts(D, F, E, L=2):
+    """A declaration of nothing but experts in layers."""
+    return declare(stack(Experts(D, F, "swiglu", E=E, top=2, shared=0, renormalise=True,
+                                 capacity=0.0, init=Normal(1.0), init_out=Normal(1.0)), L))
+
+
+def test_muon_of_experts_is_of_each():
+    """Each expert's matrix in each layer moves by an orthogonal one; a router is one matrix."""
+    update = run(experts(24, 16, 5), "muon", steps=1, weight_decay=0.0)[0][2]
+    for name, shape in dict(router=(2, 24, 5), up=(2, 5, 24, 16), down=(2, 5, 16, 24)).items():
+        assert update[name].shape == shape
+        scale = HIDDEN * max(1, shape[-1] / shape[-2]) ** 0.5
+        values = np.linalg.svd(update[name] / scale, compute_uv=False)
+        assert values.max() < 1.3 and values.min() > 0.3, name
+
+
+@pytest.mark.parametrize(("D", "F", "E", "factored"), [(64, 48, 40, True), (64, 40, 48, False)])
+def test_adafactor_of_experts_is_of_each(D, F, E, factored):
+    """No second moment is shared between experts, nor between the routers of 40 layers."""
+    state = rule(experts(D, F, E, L=40), "adafactor").init(normal(experts(D, F, E, L=40).shapes, 0))
+    shapes = {x.shape for x in jax.tree.leaves(state)} - {(), (1,)}
+    rows = {(40, E, D), (40, E, F)} if factored else {(40, E, D, F), (40, E, F, D)}
+    assert shapes == rows | {(40, D), (40, E)}

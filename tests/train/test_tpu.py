@@ -38,7 +38,7 @@ def test_train_step_for_v5e(H, chips):
     """On fsdp 2 x tensor 2, packed, in bfloat16: with the kernels, and the state stays sharded."""
     mesh = devices.make(Mesh(data=1, fsdp=2, tensor=2), chips)
     declaration = decoder.build(Config(L=2, D=256, N=4, K=2, H=H, F=512, V=512, T=T, qk_norm=True,
-                                       compute="bfloat16", remat="dots", z_loss=1e-4))
+                                       precision="bfloat16", remat="dots", z_loss=1e-4))
     rate = lambda _: 1e-3  # noqa: E731
     optimizer = optimizers.make(Train(), declaration, rate, rate)
     key = jax.random.key(0)  # outside: nothing may be executed on chips that are not here

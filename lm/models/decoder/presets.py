@@ -10,6 +10,7 @@ _QWEN3 = dict(_LLAMA, qk_norm=True, T=40960, rotary_base=1e6, norm_eps=1e-6, V=1
 _PYTHIA = dict(V=50304, T=2048, norm="layernorm", positions="rotary", rotary_share=0.25,
                bias="all", activation="gelu", parallel=True, init="gpt2")
 
+# balance_loss: the release's router_aux_loss_coef times k where its sum over f is k and not 1.
 PRESETS = {
     "gpt2_124m": dict(_GPT2, L=12, D=768, N=12),
     "gpt2_355m": dict(_GPT2, L=24, D=1024, N=16),
@@ -32,6 +33,13 @@ PRESETS = {
     "qwen3_0.6b": dict(_QWEN3, L=28, D=1024, N=16, F=3072, tied=True),
     "qwen3_8b": dict(_QWEN3, L=36, D=4096, N=32, F=12288),
     "qwen3_32b": dict(_QWEN3, L=64, D=5120, N=64, F=25600),
+    "mixtral_8x7b": dict(_LLAMA, V=32000, T=32768, rotary_base=1e6, L=32, D=4096, N=32, K=8,
+                         F=14336, E=8, experts_top=2, balance_loss=0.04),
+    "qwen3_30b_a3b": dict(_QWEN3 | dict(K=4), L=48, D=2048, N=32, F=768, E=128, experts_top=8,
+                          balance_loss=0.008),
+    "deepseek_moe_16b": dict(_LLAMA, V=102400, T=4096, norm_eps=1e-6, L=28, D=2048, N=16, F=1408,
+                             E=64, experts_top=6, experts_shared=2, experts_renormalise=False,
+                             dense_layers=1, dense_F=10944, balance_loss=0.001),
     "gemma_2b": dict(V=256000, T=8192, L=18, D=2048, N=8, K=1, H=256, F=16384, norm="rmsnorm",
                      norm_eps=1e-6, norm_zero_centred=True, positions="rotary",
                      activation="geglu", tied=True, embedding_scale=True, init="llama"),

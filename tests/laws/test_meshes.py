@@ -1,0 +1,138 @@
+"""The law of the mesh: whatever the layout, ten steps are those of one device, dropout included."""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from families import FAMILIES, batch
+
+from lm.mesh import devices, rules
+from lm.mesh.config import Config as Mesh
+from lm.models.decoder import model as decoder
+from lm.train import optimizers
+from lm.train import step as program
+from lm.train.config import Config as Train
+
+STEPS = 10
+DROP = dict(dropout_embedding=0.1, dropout_attention=0.1, dropout_residual=0.1, unroll=1)
+MODELS = {
+    "llama": dataclasses.replace(FAMILIES["llama"], L=4, **DROP),
+    "uneven": dataclasses.replace(FAMILIES["llama"], L=5, **DROP),
+    "gemma": dataclasses.replace(FAMILIES["gemma"], L=5, **DROP),
+    "gpt2": dataclasses.replace(FAMILIES["gpt2"], L=4, **DROP),
+    # Without dropout of attention, which the ring leaves to the gathering kind.
+    "ring": dataclasses.replace(FAMILIES["llama"], L=2, **dict(DROP, dropout_attention=0.0)),
+    "wide": dataclasses.replace(FAMILIES["llama"], L=2, N=8, K=2, H=8, **DROP),
+    "experts": dataclasses.replace(FAMILIES["llama"], L=2, E=8, F=16, experts_top=2,
+                                   experts_shared=1, router_z_loss=1e-3, **DROP),
+    "few slots": dataclasses.replace(FAMILIES["llama"], L=3, E=8, F=16, experts_top=3,
+                                     experts_capacity=1.0, dense_layers=1, dense_F=32, **DROP),
+}
+
+
+def mesh(**sizes):
+    return Mesh(**(dict(data=1) | sizes))
+
+
+# name: (model, mesh, what the config says of the layout)
+LAYOUTS = {
+    "data": ("gpt2", mesh(data=8), {}),
+    "data over slices": ("llama", mesh(data=4, fsdp=2, slices=2), {}),
+    "fsdp": ("llama", mesh(fsdp=8), {}),
+    "fsdp, remat": ("gpt2", mesh(fsdp=8), dict(remat="full")),
+    "tensor": ("wide", mesh(tensor=8), {}),
+    "context, ring": ("ring", mesh(context=8), dict(context="ring")),
+    "context, gathered": ("llama", mesh(context=4, data=2), dict(context="gather")),
+    "context, windows": ("gemma", mesh(context=2, data=4), {}),
+    "stage, gpipe": ("llama", mesh(stage=4, data=2), dict(microbatches=4)),
+    "stage, 1f1b": ("llama", mesh(stage=4, data=2), dict(schedule="1f1b", microbatches=4)),
+    "stage, circular": ("llama", mesh(stage=2, data=4), dict(schedule="circular")),
+    "stage, uneven": ("uneven", mesh(stage=4, fsdp=2), dict(remat="stage")),
+    "stage, uneven, 1f1b": ("uneven", mesh(stage=4, data=2), dict(schedule="1f1b")),
+    "stage, uneven, circular": ("uneven", mesh(stage=2, data=4), dict(schedule="circular")),
+    "stage, windows": ("gemma", mesh(stage=2, data=4), dict(schedule="1f1b")),
+    "stage over slices": ("llama", mesh(stage=4, data=2, slices=2, across="stage"), {}),
+    "expert": ("experts", mesh(expert=8), {}),
+    "expert, few slots": ("few slots", mesh(expert=4, data=2), {}),
+    "expert x fsdp": ("experts", mesh(expert=4, fsdp=2), {}),
+    "expert x fsdp x tensor, few slots": ("few slots", mesh(expert=2, fsdp=2, tensor=2), {}),
+    "expert x context": ("few slots", mesh(expert=2, context=4), {}),
+    "expert x stage": ("experts", mesh(stage=2, expert=4), dict(schedule="1f1b")),
+    "expert x stage x tensor": ("few slots", mesh(stage=2, expert=2, tensor=2), {}),
+    "data x fsdp x tensor": ("llama", mesh(data=2, fsdp=2, tensor=2), {}),
+    "fsdp x context x tensor": ("ring", mesh(fsdp=2, context=2, tensor=2), dict(context="ring")),
+    "fsdp x context x tensor, gathered": ("gpt2", mesh(fsdp=2, context=2, tensor=2), {}),
+    "stage x fsdp x tensor": ("llama", mesh(stage=2, fsdp=2, tensor=2), {}),
+    "stage x fsdp x tensor, 1f1b": ("gpt2", mesh(stage=2, fsdp=2, tensor=2),
+                                    dict(schedule="1f1b")),
+    "stage x fsdp x tensor, circular": ("llama", mesh(stage=2, fsdp=2, tensor=2),
+                                        dict(schedule="circular")),
+    "stage x context x tensor": ("ring", mesh(stage=2, context=2, tensor=2), {}),
+}
+
+
+class Kept(optax.GradientTransformation):
+    """Keeps the gradient that it hands on."""
+
+    def __new__(cls):
+        zeros = lambda params: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+        return super().__new__(cls, zeros, lambda grads, state, params=None: (grads, grads))
+
+
+@functools.cache
+def followed(config, mesh, packed):
+    """What training on the mesh gave: losses, the first gradient, bytes of a device."""
+    count = 8 if any(getattr(mesh, axis) > 1 for axis in devices.AXES) else 1
+    with devices.use(devices.make(mesh, jax.devices()[:count])) as m:
+        decoder.check(config, m, 8)
+        declaration = decoder.build(config)
+        train = Train(eps=1e-4)  # some gradients are zero but for rounding
+        optimizer = optax.chain(Kept(), optimizers.make(
+            train, declaration, lambda _: 0.003, lambda _: 0.02))
+        step = program.compiled(
+            program.make(declaration, decoder.loss, optimizer, key=jax.random.key(7), dropout=True),
+            program.abstract(declaration, optimizer, m))
+        state = program.init(declaration, optimizer, jax.random.key(3), m)
+        run = step.lower(state, placed(0, packed, m)).compile()
+        seen = types.SimpleNamespace(losses=[], text=run.as_text())
+        for seed in range(STEPS):
+            state, means = run(state, placed(seed % 2, packed, m))
+            seen.losses.append(float(means["loss"].total) / float(means["loss"].count))
+            if seed == 0:
+                seen.gradient = jax.tree.map(np.array, state.optimizer[0])
+        held = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
+        seen.state = sum(held)
+        return seen
+
+
+def placed(seed, packed, mesh):
+    data = batch(seed, packed=packed)
+    if not packed:
+        del data["segments_BT"]
+    return rules.place(lambda rows: {k: x[rows] for k, x in data.items()}, 8, mesh)
+
+
+def assert_same(got, expected):
+    np.testing.assert_allclose(got.losses, expected.losses, rtol=1e-5)
+    biggest = max(np.abs(g).max() for g in jax.tree.leaves(expected.gradient))
+
+    def near(a, b):
+        # Some are zero but for rounding: the keys' bias.
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max() + 1e-6 * biggest)
+    jax.tree.map(near, got.gradient, expected.gradient)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_mesh_is_one_device(layout):
+    """Losses of ten steps to 1e-5, the gradient to 1e-4; packed and not by turns, dropout on."""
+    model, mesh, changes = LAYOUTS[layout]
+    config = dataclasses.replace(MODELS[model], **changes)
+    packed = list(LAYOUTS).index(layout) % 2 == 0
+    got = followed(config, mesh, packed)
+    assert_same(got, followed(MODELS[model], Mesh(data=1), packed))
+    assert got.losses[-1] < got.losses[0]
