@@ -77,8 +77,8 @@ def sent(argv, run):
                  for name, dtype in (names | dict(weights_BT="float32")).items()}
         step = chosen.make(m.declaration, m.loss, optimizer, key=jax.random.key(0),
                            clip=e.train.clip)
-        text = program.compiled(step).lower(
-            chosen.abstract(m.declaration, optimizer, mesh), batch).compile().as_text()
+        template = chosen.abstract(m.declaration, optimizer, mesh)
+        text = program.compiled(step, template).lower(template, batch).compile().as_text()
         return sum(c.sent / (e.train.local_steps if c.sometimes else 1)
                    for c in traffic.read(text, mesh.size) if c.crosses(mesh.shape, "data"))
 

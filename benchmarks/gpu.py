@@ -51,7 +51,7 @@ def measure(e, steps, trace=None):
     with parts.on_mesh(e) as mesh:
         m = parts.model(e, 1 if e.model.V > 0 else tiny.V)
         batches = tiny.text(e, m.config.V, 4)
-        optimizer, step = trial.assemble(e, m, steps)
+        optimizer, step, _ = trial.assemble(e, m, steps, mesh)
         state = program.init(m.declaration, optimizer, jax.random.key(0), mesh)
         with contextlib.closing(parts.feed(batches, 0, 2, mesh)) as feed:
             held = [next(feed) for _ in range(2)]
@@ -64,7 +64,7 @@ def measure(e, steps, trace=None):
                 state, means = step(state, held[i % 2])
             jax.block_until_ready((state, means))
             seconds = (time.perf_counter() - began) / steps
-        flops = parts.flops_per_token(m, e.data.T)
+        flops = parts.flops_per_token(m, e.data.T, mesh)
         rate = e.data.B * e.data.T / seconds
         stats = mesh.devices.flat[0].memory_stats() or {}
         share = utilisation.utilisation(flops, rate, list(mesh.devices.flat))

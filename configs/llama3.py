@@ -6,8 +6,7 @@
 what      :1b (Llama 3.2) :8b :70b with the published shapes and exact parameter counts, four
           million tokens a step, and :tiny, the same choices at a size for tests and laptops
 data      text files by glob or tfds:NAME; the tokenizer.json of the release (128,256 ids)
-hardware  :1b 8 chips, :8b 64 TPU v5p or H100, :70b 512, which takes more hosts than the one that
-          is supported yet; :tiny 1 CPU
+hardware  :1b 8 chips, :8b 64 TPU v5p or H100, :70b 512; :tiny 1 CPU
 time      :8b, 1e12 tokens on 64 v5p at 50 % utilisation: about 41 days; :tiny 1 minute; only
           :tiny was run here
 loss      none published for these tokens; :tiny reaches 2.18 nats/byte on Python source
@@ -21,7 +20,7 @@ from lm.models.decoder.presets import PRESETS
 TINY = dict(PRESETS["llama3_8b"], L=4, D=64, N=8, K=2, F=224, V=256, T=128)
 MODELS = {"1b": PRESETS["llama3.2_1b"], "8b": PRESETS["llama3_8b"], "70b": PRESETS["llama3_70b"],
           "tiny": TINY}
-TARGETS = {"1b": "v5p:2x2x2", "8b": "v5p:4x4x4", "70b": "v5p:8x8x8", "tiny": "v5e:1x1"}
+TARGETS = {"1b": "v5p:2x4x4", "8b": "v5p:4x4x4", "70b": "v5p:8x8x8", "tiny": "v5e:1x1"}
 
 
 def get_config(arg="8b"):

@@ -14,6 +14,9 @@ os.environ["XLA_FLAGS"] = " ".join([
     "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
     *["--xla_cpu_use_fusion_emitters=false"] * version("jax").startswith("0.10."),
 ])
+# A device may wait in several collectives at once, and not in the same order as the next: with as
+# many threads as devices, all may wait for one that has none.
+os.environ["NPROC"] = "64"
 os.environ["LM_CACHE"] = str(CACHE)
 
 import hypothesis  # noqa: E402

@@ -142,7 +142,7 @@ def parse(command):
     """Reads a command as lm does; FILE, DIR, VERB and TEXT stand for any."""
     stand = dict(FILE="configs/quickstart.py", TEXT="x", VERB="train")
     words = [re.sub(r"\b(FILE|TEXT|VERB)\b", lambda m: stand[m[0]], word) for word in command[1:]]
-    if "--help" in words:
+    if "--help" in words or words == words[:1]:  # or a verb by its name alone
         assert words[0] in VERBS or words == ["--help"], command
         return None
     assert words[0] in VERBS, f"{command}: lm has no verb {words[0]}"

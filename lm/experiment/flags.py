@@ -70,6 +70,8 @@ def stored(path: pathlib.Path) -> dict:
     """Returns the fields that a run's config.json holds, by dotted name."""
     try:
         fields = options.flatten(read_json(path)["config"])
+        if "model.compute" in fields:  # the name that it had at first
+            fields["model.precision"] = fields.pop("model.compute")
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{path} is not the config of a run; put back a copy, or give another "
                         "--run") from None

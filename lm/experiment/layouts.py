@@ -88,8 +88,8 @@ def read(words: str, count: int) -> dict[str, int]:
 
 def _ordered(e, count):
     """All meshes that differ for the model, the usual ones first."""
-    experts = hasattr(e.model, "E") and e.model.E > 0   # else the axis does as `data` does
-    used = [s for s in devices.shapes(count) if s["expert"] == 1 or experts]
+    # Without experts the axis `expert` does as `data` does.
+    used = [s for s in devices.shapes(count) if s["expert"] == 1 or e.model.E]
 
     def key(shape):
         axes = sorted((RANK.index(axis) for axis, size in shape.items() if size > 1), reverse=True)

@@ -17,6 +17,7 @@ from lm.data.batches import Batches, Evaluation
 from lm.data.prefetch import prefetch
 from lm.experiment.config import Experiment
 from lm.mesh import devices, processes, rules, runtime
+from lm.mesh.config import Config as Mesh
 from lm.models.families import FAMILIES
 from lm.nn.module import Declaration
 from lm.nn.precision import PRECISIONS
@@ -111,8 +112,8 @@ def evaluator(m: Model) -> Callable:
     return evaluate
 
 
-def flops_per_token(m: Model, T: int) -> float:
-    """Returns the training FLOPs per token by `CONVENTION`.
+def flops_per_token(m: Model, T: int, mesh) -> float:
+    """Returns the training FLOPs per token by `CONVENTION`, whatever the mesh adds to them.
 
     What multiplies is counted in the traced forward pass; attention, of which the program may
     compute masked parts too, by the convention's own rule.
@@ -121,7 +122,9 @@ def flops_per_token(m: Model, T: int) -> float:
     dense = FAMILIES[c.family].build(c)
     shape = jax.ShapeDtypeStruct((1, T), jnp.int32)
     batch = dict.fromkeys(("tokens_BT", "targets_BT", "weights_BT", "positions_BT"), shape)
-    traced = count.flops(lambda p, b: m.loss(dense.bind(p), b, None), dense.shapes, batch)
+    alone = devices.make(Mesh(data=1), [mesh.devices.flat[0]])
+    with devices.use(alone):  # which idles in no stage and gathers nothing
+        traced = count.flops(lambda p, b: m.loss(dense.bind(p), b, None), dense.shapes, batch)
     matmul = (traced.total - traced.under("attend")) / T / 2
     windows = [c.windows[i % len(c.windows)] or None for i in range(c.L)]
     return conventions.matmul_causal(matmul=matmul, L=c.L, N=c.N, H=c.H, T=T, window=windows)

@@ -35,7 +35,9 @@ def tiny(e: Experiment, ways: int = 8) -> Experiment:
     data = dataclasses.replace(d, T=T, B=like(d.B, ways * accumulate, 16))
     # Some gradients are zero but for rounding (of keys' biases, say); Adam divides them by their
     # own size, and devices that add up in another order would seem to disagree.
-    train = dataclasses.replace(e.train, warmup="0", eps=max(e.train.eps, 1e-4))
+    # One device takes every step together with itself.
+    train = dataclasses.replace(e.train, warmup="0", eps=max(e.train.eps, 1e-4), local_steps=0,
+                                staleness=0)
     return dataclasses.replace(e, model=model, data=data, train=train)
 
 

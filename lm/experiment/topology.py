@@ -17,11 +17,10 @@ from lm.cost.chips import CHIPS, GIB, Chip
 from lm.experiment import layouts, parts, trial
 from lm.experiment.config import Experiment
 from lm.mesh import devices
-from lm.train import step as program
 
 TARGETS = {chip.aot: chip for chip in CHIPS.values() if chip.aot}
 V = 32768     # of a model whose vocabulary is its tokenizer's, which is not read
-STEPS = 1000  # of the run that the learning rate is made for
+STEPS = 1000  # or rounds of them, of the run that the learning rate is made for
 
 
 def run(e: Experiment, own) -> int:
@@ -114,8 +113,8 @@ def step(e: Experiment, mesh) -> compiled.Compiled:
     with devices.use(mesh):
         parts.check(e.model, mesh, e.data.B, e.data.T, e.train.accumulate)
         m = parts.model(e, e.model.V)
-    optimizer, run = trial.assemble(e, m, STEPS)
-    state, batch = program.abstract(m.declaration, optimizer, mesh), trial.abstract(e, mesh)
+    _, run, state = trial.assemble(e, m, STEPS * max(1, e.train.local_steps), mesh)
+    batch = trial.abstract(e, mesh)
     with devices.use(mesh):
         return compiled.compile(run.lower(state, batch))
 
@@ -134,12 +133,15 @@ def _refused(error, chip):
 def _report(target, chip, made):
     """Prints what the compiler says of a program that fits; returns it."""
     hbm = chip.hbm_bytes / chip.devices
-    print(f"compiled in {made.seconds:.0f} s; a device holds {made.peak / GIB:.2f} of "
-          f"{hbm / GIB:.0f} GiB: arguments {made.arguments / GIB:.2f}, outputs "
-          f"{made.outputs / GIB:.2f}, temporaries {made.temporaries / GIB:.2f}")
+    fits = made.peak <= hbm  # not every version of the compiler refuses what does not
+    print(f"compiled in {made.seconds:.0f} s; {'' if fits else 'does not fit: '}a device holds "
+          f"{made.peak / GIB:.2f} of {hbm / GIB:.0f} GiB: arguments "
+          f"{made.arguments / GIB:.2f}, outputs {made.outputs / GIB:.2f}, "
+          f"temporaries {made.temporaries / GIB:.2f}")
     print(f"collectives of a step: {made.collectives}")
     for line in made.warnings:
         print(f"the compiler: {line}")
-    return dict(target=target, seconds=made.seconds, hbm_bytes=hbm, arguments=made.arguments,
-                outputs=made.outputs, temporaries=made.temporaries, warnings=made.warnings,
-                collectives=dataclasses.asdict(made.collectives))
+    error = "" if fits else f"a device needs {made.peak / GIB:.2f} of {hbm / GIB:.2f} GiB"
+    return dict(target=target, error=error, seconds=made.seconds, hbm_bytes=hbm,
+                arguments=made.arguments, outputs=made.outputs, temporaries=made.temporaries,
+                warnings=made.warnings, collectives=dataclasses.asdict(made.collectives))

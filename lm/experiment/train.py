@@ -99,17 +99,16 @@ def _train(r: Run, where, checkpoints):
     _announce(r, start)
     if start >= until or meta.get("stopped"):
         return state, 0
-    dropout = any((e.model.dropout_embedding, e.model.dropout_attention, e.model.dropout_residual))
     step_fn = program.compiled(r.method.make(
         declaration, r.model.loss, r.optimizer, key=jax.random.fold_in(seed, 1),
-        accumulate=c.accumulate, clip=c.clip, dropout=dropout,
+        accumulate=c.accumulate, clip=c.clip, dropout=e.model.dropout,
         loss_scale_every=c.loss_scale_every), template)
     meter = Meter(r.every["log_every"], until, max_skipped=c.max_skipped, spike=c.spike,
                   pending=meta.get("pending"))
     with folder.writing(where):
         report = Report(where if processes.first() else None, start=start, until=until,
                         tokens_per_step=e.data.B * e.data.T,
-                        flops_per_token=parts.flops_per_token(r.model, e.data.T),
+                        flops_per_token=parts.flops_per_token(r.model, e.data.T, r.mesh),
                         peak=utilisation.peak(list(r.mesh.devices.flat)),
                         convention=parts.CONVENTION, tensorboard=c.tensorboard)
     batches = parts.feed(r.batches, start, e.data.prefetch, r.mesh)
@@ -231,7 +230,8 @@ def _announce(r, start):
     m, e = r.model, r.parsed.experiment
     shape = " ".join(f"{axis}={size}" for axis, size in r.mesh.shape.items())
     device = r.mesh.devices.flat[0]
-    print(f"{m.declaration.count:,} parameters, {r.every['length']} steps of "
+    active = f" ({m.declaration.active(e.model.experts_top):,} active)" if e.model.E else ""
+    print(f"{m.declaration.count:,} parameters{active}, {r.every['length']} steps of "
           f"{e.data.B * e.data.T:,} tokens, {r.batches.steps_per_epoch:,.0f} steps an epoch; "
           f"mesh {shape} of {device.device_kind}"
           + (f"; resumed at step {start}" if start else ""))

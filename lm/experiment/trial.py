@@ -15,7 +15,7 @@ from lm.experiment.config import Experiment
 from lm.mesh import devices, rules
 from lm.mesh.config import Config as Mesh
 from lm.models.decoder import layers
-from lm.train import optimizers, schedules
+from lm.train import method, optimizers, schedules
 from lm.train import step as program
 
 
@@ -27,7 +27,6 @@ class Trial(NamedTuple):
     last: program.State     # after
     losses: list[float]     # of each step
     gradients: list[dict]   # of each step
-    moved: list[str]        # arrays of the state that a step leaves elsewhere than it found them
 
 
 def run(e: Experiment, mesh, steps: int, first: program.State | None = None) -> Trial:
@@ -37,7 +36,7 @@ def run(e: Experiment, mesh, steps: int, first: program.State | None = None) -> 
     """
     m = parts.model(e, tiny.V if e.model.V == -1 else e.model.V)
     batches = tiny.text(e, m.config.V, steps)
-    optimizer, step = assemble(e, m, steps, kept)
+    optimizer, step, _ = assemble(e, m, steps, mesh, kept)
     where = program.shardings(m.declaration, optimizer, mesh)
     losses, gradients = [], []
     with compiled.uncached(), contextlib.closing(parts.feed(batches, 0, 0, mesh)) as feed:
@@ -50,30 +49,26 @@ def run(e: Experiment, mesh, steps: int, first: program.State | None = None) -> 
             state, means = made.run(state, batch if number == 0 else next(feed))
             losses.append(float(jax.device_get(means)["loss"].value))
             gradients.append(jax.device_get(state.optimizer[1]))
-            moved, state = _moved(state, where), jax.device_put(state, where)
-    return Trial(made, first, jax.device_get(state), losses, gradients, moved)
+    return Trial(made, first, jax.device_get(state), losses, gradients)
 
 
-def _moved(state, where):
-    """The names of arrays that do not lie where they should."""
-    pairs = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(where), strict=True)
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for (path, x), s in pairs
-            if not s.is_equivalent_to(x.sharding, x.ndim)]
+def assemble(e: Experiment, m: parts.Model, steps: int, mesh, around=lambda optimizer: optimizer):
+    """Returns (update rule, step, template of its state) of a run of `steps` steps.
 
-
-def assemble(e: Experiment, m: parts.Model, steps: int, around=lambda optimizer: optimizer):
-    """Returns the update rule, given to `around`, and the jitted step of a run of `steps` steps."""
+    The update rule has been given to `around`, the step is jitted.
+    """
     c = e.train
 
     def rate(peak):
         return schedules.make(c.schedule, peak, steps=steps, warmup=0, final=c.final,
                               decay=max(1, steps // 5), cycles=c.cycles)
     optimizer = around(optimizers.make(c, m.declaration, rate(c.lr), rate(c.hidden_lr)))
-    dropout = any((m.config.dropout_embedding, m.config.dropout_attention,
-                   m.config.dropout_residual))
-    return optimizer, program.compiled(program.make(
-        m.declaration, m.loss, optimizer, key=jax.random.key(e.seed), accumulate=c.accumulate,
-        clip=c.clip, dropout=dropout, loss_scale_every=c.loss_scale_every))
+    how = method.choose(c, mesh, steps)
+    step = how.make(m.declaration, m.loss, optimizer, key=jax.random.key(e.seed),
+                    accumulate=c.accumulate, clip=c.clip, dropout=m.config.dropout,
+                    loss_scale_every=c.loss_scale_every)
+    template = how.abstract(m.declaration, optimizer, mesh)
+    return optimizer, program.compiled(step, template), template
 
 
 def kept(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -113,7 +108,7 @@ def differences(got: Trial, one: Trial) -> Differences:
         strict=True)]
     weights = (sum((a ** 2).sum() for a, _ in apart) / sum((b ** 2).sum() for _, b in apart)) ** 0.5
     found = np.max(loss), np.max(gradient), weights  # not Python's max, which may pass over NaN
-    return Differences(*(float(x)  for x in found))
+    return Differences(*(float(x) if np.isfinite(x) else np.inf for x in found))
 
 
 def _wide(x):
@@ -139,9 +134,10 @@ def bubble(e: Experiment, mesh) -> tuple[float, float]:
             return count.flops(lambda params, batch: own.loss(own.declaration.bind(params), batch),
                                own.declaration.shapes, batch).total
 
-    once = forward(1, plan.L)
-    useful = forward(1, 2 * plan.L) - once
-    return plan.idle, 1 - useful / (forward(plan.S, plan.L) - (once - useful))
+    L = m.config.L
+    once = forward(1, L)
+    useful = forward(1, L + plan.L) - once
+    return plan.idle, 1 - useful / (forward(plan.S, L) - (once - useful))
 
 
 def abstract(e: Experiment, mesh) -> dict:

@@ -118,8 +118,6 @@ def _wrong(layout, got, apart) -> list[str]:
         loss=PRECISIONS[layout.precision].tolerance)
     out = [f"disagrees: {name} {getattr(apart, name):.1e} is more than {bound:.0e}"
            for name, bound in bounds.items() if not getattr(apart, name) <= bound]
-    if got.moved:
-        out.append(f"a step moves {len(got.moved)} arrays of its state: {', '.join(got.moved[:3])}")
     return out + [f"the compiler: {_short(line)}" for line in got.program.warnings]
 
 

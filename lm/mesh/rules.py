@@ -30,12 +30,12 @@ UNEVEN = "BTSKVLD"
 def spec(axes: str, shape: tuple[int, ...], mesh, table: dict) -> PartitionSpec:
     """Returns the partition of an array of `shape` whose axes are named by letters.
 
-    A mesh axis shards one array axis at most: the first that asks for it, T after all others, so
-    that it has `tensor` where there are no heads and hidden units to have it. Axes that a
+    A mesh axis shards one array axis at most: the first that asks for it, V before and T after all
+    others, so that T has `tensor` where there are no heads and hidden units to have it. Axes that a
     surrounding shard_map has taken are left to it.
     """
     used, out = set(getattr(mesh, "manual_axes", ())), [None] * len(axes)
-    for i in sorted(range(len(axes)), key=lambda i: axes[i] == "T"):
+    for i in sorted(range(len(axes)), key=lambda i: (axes[i] == "T") - (axes[i] == "V")):
         names = []
         for name in table[axes[i]]:
             ways = math.prod(mesh.shape[n] for n in (*names, name))

@@ -5,39 +5,55 @@ import jax.numpy as jnp
 
 from lm.base.mean import Mean
 from lm.mesh.config import AXES
-from lm.mesh.rules import shard, sharers
+from lm.mesh.devices import platform
+from lm.mesh.rules import shard, sharers, ways
 
 # The most logits held at once on one device: 2**26 in float32 are 256 MiB.
 LOGITS = 2 ** 26
 
 
-def cross_entropy(x_BTD, logits_of, V: int, targets_BT, weights_BT, chunk: int = 0):
+def logits(x_BTD, w_DV, softcap: float = 0.0):
+    """Returns float32 logits [B, T, V] of x and w in one format, softcap*tanh(logits/softcap)."""
+    B, T, D = x_BTD.shape
+    if platform() == "cpu" and ways("context") == 1:  # for the reason that `linear` gives
+        out = jnp.dot(x_BTD.reshape(B * T, D), w_DV, preferred_element_type=jnp.float32)
+        out = out.reshape(B, T, -1)
+    else:
+        out = jnp.einsum("BTD,DV->BTV", x_BTD, w_DV, preferred_element_type=jnp.float32)
+    return softcap * jnp.tanh(out / softcap) if softcap else out
+
+
+def cross_entropy(x_BTD, w_DV, targets_BT, weights_BT, *, softcap: float = 0.0, chunk: int = 0):
     """Returns (nll, z): Means over tokens of -log p(target) in nats and of log(Z)**2.
 
-    logits_of: x [B, t, D] -> float32 logits [B, t, V]. chunk: tokens of each sequence whose
-    logits are held at once; 0 chooses the most that fits in `LOGITS`. Where that is not all, the
-    backward pass computes each chunk's logits again.
+    The logits are those of `logits`. chunk: tokens of each sequence whose logits are held at once;
+    0 chooses the most that fits in `LOGITS`. Where that is not all, the backward pass computes each
+    chunk's logits again.
     """
-    B, T = targets_BT.shape
+    (B, T), V = targets_BT.shape, w_DV.shape[1]
     parts = _parts(B, T, V) if chunk == 0 else -(-T // chunk)
     if T % parts:
         parts = next(n for n in range(parts, T + 1) if T % n == 0)
+    # Whole over fsdp before the loop, and with a gradient that adds up in float32 over its turns.
+    w_DV = shard(w_DV, "DV").astype(jnp.float32 if parts > 1 else w_DV.dtype)
 
     def one(x, targets, weights):
-        logits = shard(logits_of(x), "BTV")
-        highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-        log_z = jnp.log(jnp.exp(logits - highest).sum(-1)) + highest[..., 0]
+        y = shard(logits(x, w_DV.astype(x.dtype), softcap), "BTV")
+        highest = jax.lax.stop_gradient(y.max(-1, keepdims=True))
+        log_z = jnp.log(jnp.exp(y - highest).sum(-1)) + highest[..., 0]
         # A comparison, not a gather: it stays local when V is spread over devices, and its
         # gradient is no scatter.
         hit = jnp.arange(V) == targets[..., None]
-        nll = log_z - jnp.where(hit, logits, 0).sum(-1)
+        nll = log_z - jnp.where(hit, y, 0).sum(-1)
         return (nll * weights).sum(), (log_z ** 2 * weights).sum()
 
     if parts == 1:
         nll, z = one(x_BTD, targets_BT, weights_BT)
     else:
         def split(x):
-            return x.reshape(B, parts, T // parts, *x.shape[2:]).swapaxes(0, 1)
+            # Part i has the columns i, i + parts, ...: each device keeps its own.
+            x = x.reshape(B, T // parts, parts, *x.shape[2:])
+            return shard(jnp.moveaxis(x, 2, 0), ".BT" + "." * (x.ndim - 3))
 
         def body(total, xs):
             return jax.tree.map(jnp.add, total, jax.checkpoint(one)(*xs)), None

@@ -36,13 +36,11 @@ class Plan(NamedTuple):
         return self.M * self.V + self.S - 1
 
     @property
-    def bubble(self) -> float:
-        """The share of the stages' time in which they have nothing to do: (S-1) / ticks."""
-        return (self.S - 1) / self.ticks
-
-    @property
     def idle(self) -> float:
-        """The same with the places in groups that no layer fills, relative to all layers' work."""
+        """The share of the stages' time in which they do no layer's work: the bubble.
+
+        (S-1) / ticks, and more where groups are not full.
+        """
         return 1 - self.M * self.L / (self.ticks * self.S * self.layers)
 
 

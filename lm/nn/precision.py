@@ -13,7 +13,8 @@ class Precision:
 
     stored: str = "float32"      # parameters
     compute: str = "bfloat16"    # activations, attention, the embedding, the output matrix
-    forward: str = ""            # operands of the layers' products; '': as `compute`
+    forward: str = ""            # operands of the layers' products, but for routed experts', which
+                                 # are as `compute`; '': as `compute`
     backward: str = ""           # gradients as operands of those products; '': as `compute`
     scaling: str = ""            # what shares a scale: 'history', 'tensor' or 'row'; '': no scales
     accumulate: str = "float32"  # sums within a product of `forward` operands

@@ -60,3 +60,6 @@ class Config:
             raise UserError(f"profile = '{self.profile}' is not first:last, e.g. 10:15")
         if self.local_steps and self.staleness:
             raise UserError("local_steps and staleness are two ways to train; set one of them to 0")
+        if self.offload != "none" and (self.local_steps or self.staleness):
+            raise UserError("offload = 'optimizer' goes with synchronous training only; set "
+                            "local_steps and staleness to 0")

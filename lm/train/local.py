@@ -69,6 +69,7 @@ def make(outer: optax.GradientTransformation, every: int, declaration, loss: Cal
     worker that has skipped most.
     """
     inner = program.make(declaration, loss, optimizer, key=key, **choices)
+    rounding = jax.random.fold_in(key, 2**32 - 1)  # no step's own
     whole = PartitionSpec()
     specs = State(whole, whole, whole, PartitionSpec("data"))
 
@@ -78,7 +79,7 @@ def make(outer: optax.GradientTransformation, every: int, declaration, loss: Cal
         mean = jax.lax.pmean(precision.widened(own), "data")
         updates, momentum = outer.update(jax.tree.map(jnp.subtract, wide, mean), momentum, wide)
         params = precision.narrowed(optax.apply_updates(wide, updates), params,
-                                    jax.random.fold_in(key, step))
+                                    jax.random.fold_in(rounding, step))
         return params, momentum, params
 
     def worker(state, batch):

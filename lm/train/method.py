@@ -29,8 +29,14 @@ class Method(NamedTuple):
 
 
 def choose(c: Config, mesh, length: int) -> Method:
-    """Returns the method of `c` for `length` steps; UserError if they are no whole rounds."""
+    """Returns the method of `c` for `length` steps; UserError if it cannot be."""
     workers, every = mesh.shape["data"], c.local_steps
+    beside = [a for a, size in mesh.shape.items() if size > 1 and a not in ("data", "stage")]
+    if (every or c.staleness) and mesh.shape["stage"] > 1 and beside:
+        # Where one axis is manual and stages lie on another, the partitioner of jax 0.12 ends the
+        # process at the collectives of a third.
+        raise UserError("train.local_steps and train.staleness take a pipeline by mesh.data alone; "
+                        f"set mesh.stage=1 or {', '.join(f'mesh.{a}=1' for a in beside)}")
     if every:
         if length % every:
             near = sorted({length // every * every, -(-length // every) * every} - {0})

@@ -122,13 +122,13 @@ ENTRY %main (x: bf16[8,128], y: f32[2,128]) -> (bf16[8,128], f32[8,128]) {
   %x = bf16[8,128]{1,0} parameter(0)
   %y = f32[2,128]{1,0} parameter(1)
   %zero = s32[] constant(1)
-  %ten = s32[] constant(10)
-  %first = (s32[], bf16[8,128], s32[]) tuple(%zero, %x, %ten)
+  %last = s32[] constant(11)
+  %first = (s32[], bf16[8,128], s32[]) tuple(%zero, %x, %last)
   %loop = (s32[], bf16[8,128], s32[]) while(%first), condition=%condition, body=%body
   %start = ((f32[2,128]), f32[8,128], u32[]) async-start(%y), calls=%gather
   %all = f32[8,128]{1,0} async-done(%start), calls=%gather
-  %last = bf16[8,128]{1,0} get-tuple-element(%loop), index=1
-  ROOT %out = (bf16[8,128], f32[8,128]) tuple(%last, %all)
+  %y2 = bf16[8,128]{1,0} get-tuple-element(%loop), index=1
+  ROOT %out = (bf16[8,128], f32[8,128]) tuple(%y2, %all)
 }
 """
 

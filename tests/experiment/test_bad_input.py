@@ -75,12 +75,12 @@ def test_an_unknown_tokenizer(refused, tiny, run):
 
 def test_a_batch_that_does_not_divide_over_the_mesh(refused, tiny, run):
     refused("train", tiny, f"--run={run}", "--config.data.B=12",
-            says=["batch B = 12 does not divide over data*fsdp = 8; nearest: 8, 16"])
+            says=["batch B = 12 does not divide over data = 8; nearest: 8, 16"])
 
 
 def test_a_batch_that_does_not_divide_into_microbatches(refused, tiny, run):
     refused("train", tiny, f"--run={run}", "--config.data.B=24", "--config.train.accumulate=2",
-            says=["batch B = 24 does not divide over data*fsdp*accumulate = 16; nearest: 16, 32"])
+            says=["batch B = 24 does not divide over data*accumulate = 16; nearest: 16, 32"])
 
 
 def test_heads_that_do_not_divide_over_tensor(refused, tiny, run):
@@ -94,9 +94,34 @@ def test_a_width_that_does_not_divide_over_fsdp(refused, tiny, run):
             says=["width D = 20 does not divide over fsdp = 8; nearest: 16, 24"])
 
 
+MESHES = {
+    "layers": ("stage=4 data=2", "model.L=3",
+               "3 layers do not fill 4 stages; set mesh.stage to at most 3"),
+    "groups": ("stage=2 data=4", "model.L=3 model.schedule=circular",
+               "3 layers do not fill 2 stages of 2 groups; set mesh.stage to at most 1"),
+    "microbatches": ("stage=2 data=4", "model.microbatches=3",
+                     "model.microbatches = 3 does not divide the 2 rows that each device has"),
+    "length": ("context=8 data=1", "data.T=24",
+               "length T = 24 does not divide over context*2 = 16; nearest: 16, 32"),
+    "experts": ("expert=4 data=2", "model.E=6",
+                "experts E = 6 does not divide over expert = 4; nearest: 4, 8"),
+    "too few heads": ("tensor=8 data=1", "model.N=2",
+                      "heads N = 2 does not divide over tensor = 8; nearest: 8"),
+    "slices": ("slices=3", "model.N=2", "mesh.slices = 3 does not divide 8 devices"),
+}
+
+
+@pytest.mark.parametrize("case", MESHES)
+def test_a_model_that_the_mesh_cannot_hold(case, refused, tiny, run):
+    mesh, model, says = MESHES[case]
+    words = [f"--config.mesh.{word}" for word in mesh.split()]
+    words += [f"--config.{word}" for word in model.split()]
+    refused("train", tiny, f"--run={run}", *words, says=says)
+
+
 def test_a_mesh_of_other_devices(refused, tiny, run):
     refused("train", tiny, f"--run={run}", "--config.mesh.data=3",
-            says=["does not lay out 8 devices", "legal:", "data=8 fsdp=1 tensor=1"])
+            says=["does not lay out 8 devices", "legal: data=8, tensor=8"])
     refused("train", tiny, f"--run={run}", "--config.mesh.data=-2", says="legal:")
 
 

@@ -31,7 +31,7 @@ ALL = families.FAMILIES | families.OTHERS
 
 def parameters() -> str:
     """Every parameter: its axes, sizes, where it is stored on `tensor 2 x fsdp 4`, what decays."""
-    mesh = jax.sharding.AbstractMesh((1, 4, 2), devices.AXES)
+    mesh = jax.sharding.AbstractMesh((1, 1, 4, 1, 1, 2), devices.AXES)
     lines = []
     for name, config in ALL.items():
         declaration = decoder.build(config)

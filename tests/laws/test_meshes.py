@@ -11,9 +11,12 @@ import optax
 import pytest
 from families import FAMILIES, batch
 
+from lm.base.errors import UserError
 from lm.mesh import devices, rules
 from lm.mesh.config import Config as Mesh
+from lm.models.decoder import layers
 from lm.models.decoder import model as decoder
+from lm.nn import pipeline
 from lm.train import optimizers
 from lm.train import step as program
 from lm.train.config import Config as Train
@@ -99,7 +102,8 @@ def followed(config, mesh, packed):
             program.abstract(declaration, optimizer, m))
         state = program.init(declaration, optimizer, jax.random.key(3), m)
         run = step.lower(state, placed(0, packed, m)).compile()
-        seen = types.SimpleNamespace(losses=[], text=run.as_text())
+        seen = types.SimpleNamespace(losses=[])
+        seen.temporary = run.memory_analysis().temp_size_in_bytes
         for seed in range(STEPS):
             state, means = run(state, placed(seed % 2, packed, m))
             seen.losses.append(float(means["loss"].total) / float(means["loss"].count))
@@ -136,3 +140,104 @@ def test_any_mesh_is_one_device(layout):
     got = followed(config, mesh, packed)
     assert_same(got, followed(MODELS[model], Mesh(data=1), packed))
     assert got.losses[-1] < got.losses[0]
+
+
+# Bytes of a device relative to one device's: of the state, and of what a step needs beside it.
+BYTES = {
+    "data": (1.0, 0.5), "fsdp": (0.15, 0.25), "tensor": (0.25, 0.3), "context, ring": (1.0, 0.6),
+    "context, gathered": (1.0, 0.45), "stage, gpipe": (0.26, 0.35), "stage, 1f1b": (0.26, 0.15),
+    "stage, uneven": (0.14, 0.2), "expert": (0.45, 0.3), "expert x fsdp": (0.27, 0.3),
+    "data x fsdp x tensor": (0.27, 0.25), "stage x fsdp x tensor": (0.14, 0.3),
+}
+
+
+@pytest.mark.parametrize("layout", BYTES)
+def test_bytes_fall_with_the_axis_that_shares_them(layout):
+    """Parameters and moments by fsdp, stage, tensor, expert; the rest by every axis."""
+    model, mesh, changes = LAYOUTS[layout]
+    packed = list(LAYOUTS).index(layout) % 2 == 0
+    got = followed(dataclasses.replace(MODELS[model], **changes), mesh, packed)
+    one = followed(MODELS[model], Mesh(data=1), packed)
+    state, temporary = BYTES[layout]
+    assert got.state <= state * one.state
+    assert got.temporary <= temporary * one.temporary
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_gathered_weights_are_let_go(remat):
+    """Under fsdp another layer costs its shards and activations, never its whole weights."""
+    def temporary(L):
+        config = dataclasses.replace(FAMILIES["llama"], L=L, D=128, F=512, unroll=1, remat=remat)
+        with devices.use(devices.make(mesh(fsdp=8))) as m:
+            declaration = decoder.build(config)
+            params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                                  declaration.shapes, declaration.shardings(m))
+            run = jax.jit(jax.grad(
+                lambda p, batch: decoder.loss(declaration.bind(p), batch)[0].total))
+            made = run.lower(params, placed(0, True, m)).compile()
+            layer = sum(x.size // L for x in jax.tree.leaves(declaration.shapes["layers"])) * 4
+            return made.memory_analysis().temp_size_in_bytes, layer
+    (few, layer), (many, _) = temporary(2), temporary(10)
+    assert (many - few) / 8 < 0.7 * layer
+
+
+@pytest.mark.parametrize(("S", "V", "M", "L"), [(1, 1, 1, 3), (4, 1, 8, 4), (4, 1, 4, 5),
+                                                (2, 3, 4, 6), (3, 2, 3, 7)])
+def test_a_pipeline_idles_as_planned(S, V, M, L):
+    """The bubble is the share of (stage, tick) places in which the schedule has no work."""
+    p = pipeline.layout(L, S, V=V, M=M)
+    item = np.arange(p.ticks)[:, None] - np.arange(S)
+    busy = (item >= 0) & (item < M * V)
+    assert 1 - busy.mean() == pytest.approx((S - 1) / p.ticks)
+    group = np.clip(item // M, 0, V - 1)
+    first = (group * S + np.arange(S)) * p.layers
+    real = np.clip(L - first, 0, p.layers) * busy
+    assert real.sum() == M * L
+    assert p.idle == pytest.approx(1 - real.sum() / (busy.size * p.layers))
+
+
+REFUSED = {
+    "3 layers do not fill 4 stages; set mesh.stage to at most 3": dict(L=3),
+    "4 layers do not fill 4 stages of 2 groups; set mesh.stage to at most 2":
+        dict(L=4, schedule="circular"),
+    "model.microbatches = 3 does not divide the 4 rows that each device has of B = 8; "
+    "give a divisor, or 0 to have one chosen": dict(microbatches=3),
+    "the circular schedule needs as many microbatches as stages, 4, and has 2; raise data.B or "
+    "set model.schedule='gpipe'": dict(L=8, schedule="circular", microbatches=2),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_stages_that_cannot_be(message):
+    config = dataclasses.replace(FAMILIES["llama"], **(dict(L=4) | REFUSED[message]))
+    with devices.use(devices.make(mesh(stage=4, data=2))) as m:
+        with pytest.raises(UserError) as caught:
+            decoder.check(config, m, 8)
+        assert str(caught.value) == message
+        assert layers.plan(dataclasses.replace(FAMILIES["llama"], L=4), 8).M == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_in_stages_decode_as_one_device(family):
+    """A prompt and a token more, through a cache whose layers lie in stages."""
+    config = dataclasses.replace(FAMILIES[family], L=5, unroll=1)
+    seen = []
+    for at in (Mesh(data=1), mesh(stage=4, tensor=2)):
+        count = 8 if at.stage > 1 else 1
+        with devices.use(devices.make(at, jax.devices()[:count])) as m:
+            declaration = decoder.build(config)
+            params = jax.jit(lambda d=declaration: d.init(jax.random.key(1)),
+                             out_shardings=declaration.shardings(m))()
+            tokens = jax.random.randint(jax.random.key(0), (3, 9), 0, config.V)
+
+            @jax.jit
+            def run(params, tokens, offset, cache, declaration=declaration):
+                model = declaration.bind(params)
+                positions = offset[:, None] + jnp.arange(tokens.shape[1])
+                x, cache = model(tokens, positions, cache=cache, offset_B=offset)
+                return model.logits(x), cache
+            first, cache = run(params, tokens[:, :8], jnp.zeros(3, int),
+                               decoder.new_cache(config, 3, 12))
+            second, _ = run(params, tokens[:, 8:], jnp.full(3, 8), cache)
+            seen.append(np.concatenate([first, second], 1))
+    np.testing.assert_allclose(seen[1], seen[0], rtol=1e-5, atol=1e-5)

@@ -41,7 +41,8 @@ class Process(threading.Thread):
         return self
 
     def die(self):
-        """As the system does it: without a goodbye."""
+        """As the system does it: without a word."""
+        self.here.failed.set()
         for line in self.here._lines.values():
             line.close()
 

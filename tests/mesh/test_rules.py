@@ -189,3 +189,18 @@ def test_shard_without_a_mesh_is_nothing():
     assert rules.shard(x, "BT") is x
     with devices.use(devices.make(Config(), jax.devices()[:1])):
         assert rules.shard(x, "BT") is x
+
+
+def test_parts_have_fewer_sharers_than_wholes():
+    """Along an axis that a shard_map has taken, what it sees is a part already."""
+    seen = []
+
+    def f(x):
+        seen.append((rules.sharers(("data", "fsdp")), rules.ways("data")))
+        return x
+    assert rules.sharers(AXES) == 1
+    with devices.use(devices.make(Config(data=4, fsdp=2))):
+        f(None)
+        jax.jit(jax.shard_map(f, in_specs=P("data"), out_specs=P("data"), axis_names={"data"},
+                              check_vma=False))(np.zeros(4))
+    assert seen == [(8, 4), (2, 4)]

@@ -21,7 +21,7 @@ from lm.train.config import Config as Train
 MEAN = Train(local_steps=1, outer_lr=1.0, outer_momentum=0.0)
 MESHES = {"data 8": Mesh(data=8), "data 4 x fsdp 2": Mesh(data=4, fsdp=2),
           "data 2 x fsdp 2 x tensor 2": Mesh(data=2, fsdp=2, tensor=2),
-          "data 2 x context 2 x stage 2": Mesh(data=2, context=2, stage=2)}
+          "data 4 x context 2": Mesh(data=4, context=2), "data 4 x stage 2": Mesh(data=4, stage=2)}
 
 
 def on(name):
@@ -188,6 +188,15 @@ def test_what_is_no_whole_round_is_refused():
         method.choose(Train(local_steps=4), mesh, 10)
     with pytest.raises(UserError, match="two ways to train"):
         Train(local_steps=4, staleness=1)
+
+
+@pytest.mark.parametrize("train", [Train(local_steps=4), Train(staleness=1)],
+                         ids=["local", "stale"])
+def test_stages_beside_a_third_axis_are_refused(train):
+    mesh = devices.make(Mesh(data=2, stage=2, tensor=2))
+    with pytest.raises(UserError, match="set mesh.stage=1 or mesh.tensor=1"):
+        method.choose(train, mesh, 8)
+    assert not method.choose(Train(), mesh, 8).workers
 
 
 def test_synchronous_training_is_the_step_itself():

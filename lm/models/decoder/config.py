@@ -58,8 +58,8 @@ class Config:
                        "all 0.02 (llama), fan-in with output matrices zero (zero)",
                        choices=("gpt2", "llama", "zero"))
     z_loss: float = option(0.0, "weight of log(Z)**2 in the loss (PaLM: 1e-4)", low=0.0)
-    precision: str = option("float32", "number formats of parameters, activations and products",
-                            choices=tuple(PRECISIONS))
+    precision: str = option("float32", "number formats of parameters, activations and, but for "
+                            "routed experts', products", choices=tuple(PRECISIONS))
     precision_missing: str = option(
         "refuse", "where the chip has no unit for the precision's products: end, take bfloat16, or "
         "compute the same without", choices=("refuse", "bfloat16", "emulate"), free=True)
@@ -124,6 +124,11 @@ class Config:
             raise UserError("rotary_stretch has four numbers: factor, low, high, trained positions")
         if not self.windows or min(self.windows) < 0:
             raise UserError("windows needs at least one size, none negative; 0 looks back on all")
+
+    @property
+    def dropout(self) -> bool:
+        """Whether there is any."""
+        return any((self.dropout_embedding, self.dropout_attention, self.dropout_residual))
 
     @property
     def rotated(self) -> int:

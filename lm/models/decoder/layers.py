@@ -36,7 +36,10 @@ def run(c: Config, first, blocks, x_BTD, cache, key, places):
 
 
 def begin(c: Config, first, x_BTD, cache, key, places):
-    """Returns (x_BTD, their cache) after the layers that come before those with experts, if any."""
+    """Returns (x_BTD, their cache) after the layers that come before those with experts, if any.
+
+    They are in no stage: every stage's devices compute them for the whole batch.
+    """
     if first is None:
         return x_BTD, None
     cache = jax.tree.map(lambda a: a[:c.dense_layers], cache)

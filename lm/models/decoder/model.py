@@ -12,7 +12,7 @@ from lm.models.decoder.block import Block
 from lm.models.decoder.config import Config
 from lm.nn import pipeline
 from lm.nn.linear import dropout
-from lm.nn.loss import cross_entropy
+from lm.nn.loss import cross_entropy, logits
 from lm.nn.module import Declaration, Module, Normal, compute, declare, param, stack
 from lm.nn.norm import Norm
 from lm.nn.precision import PRECISIONS
@@ -72,8 +72,7 @@ class Decoder(Module):
 
     def logits(self, x_BTD):
         """Returns float32 logits of `__call__`'s x, soft-capped if asked for."""
-        norm, matrix = self.rest
-        return _logits(self.config, matrix, compute(norm, jnp.float32)(x_BTD))
+        return logits(*_ready(self.config, self.rest, x_BTD), self.config.logit_softcap)
 
 
 def _table(c, embedding_VD):
@@ -81,13 +80,14 @@ def _table(c, embedding_VD):
     return shard(embedding_VD.astype(jnp.dtype(PRECISIONS[c.precision].compute)), "VD")
 
 
-def _logits(c, matrix, x_BTD):
+def _ready(c, rest, x_BTD):
+    """(x_BTD normalised, the output matrix w_DV), as they are multiplied."""
+    norm, matrix = rest
     dtype = jnp.dtype(PRECISIONS[c.precision].compute)
-    w_DV = _table(c, matrix[...]).T if c.tied else shard(matrix[...].astype(dtype), "DV")
-    B, T, D = x_BTD.shape
-    logits = jnp.dot(x_BTD.astype(dtype).reshape(B * T, D), w_DV,
-                     preferred_element_type=jnp.float32).reshape(B, T, c.V)
-    return c.logit_softcap * jnp.tanh(logits / c.logit_softcap) if c.logit_softcap else logits
+    x_BTD = compute(norm, jnp.float32)(x_BTD).astype(dtype)
+    if c.tied:
+        return x_BTD, _table(c, matrix[...]).T
+    return x_BTD, shard(matrix[...].astype(dtype), "DV")
 
 
 def build(c: Config) -> Declaration:
@@ -101,6 +101,8 @@ def check(c: Config, mesh, B: int = 0) -> None:
     B = 0: for inference, which takes any number of rows through the stages at once.
     """
     rules.check(dict(D=c.D, N=c.N, F=c.F, E=c.E), mesh)
+    if c.dense_layers:
+        rules.check(dict(F=c.dense_F), mesh)
     if mesh.shape["stage"] > 1:
         layers.plan(c, B)
     if c.remat == "offload" and not devices.host_memory(mesh):
@@ -141,9 +143,8 @@ def loss(model: Decoder, batch: dict, key=None) -> tuple[Mean, dict[str, Mean]]:
 
 def _score(c, rest, x_BTD, aim):
     """(the objective's sum over tokens, Means to report) of the last layer's x."""
-    norm, matrix = rest
-    nll, z = cross_entropy(compute(norm, jnp.float32)(x_BTD), lambda x: _logits(c, matrix, x), c.V,
-                           aim["targets_BT"], aim["weights_BT"], c.loss_chunk)
+    nll, z = cross_entropy(*_ready(c, rest, x_BTD), aim["targets_BT"], aim["weights_BT"],
+                           softcap=c.logit_softcap, chunk=c.loss_chunk)
     return nll.total + c.z_loss * z.total if c.z_loss else nll.total, dict(loss=nll)
 
 
