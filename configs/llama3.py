@@ -6,7 +6,7 @@
 what      :1b (Llama 3.2) :8b :70b with the published shapes and exact parameter counts, four
           million tokens a step, and :tiny, the same choices at a size for tests and laptops
 data      text files by glob or tfds:NAME; the tokenizer.json of the release (128,256 ids)
-hardware  :1b 8 chips, :8b 64 TPU v5p or H100, :70b 512; :tiny 1 CPU
+hardware  chips of TPU v5p, for which the step was compiled: :1b 32, :8b 64, :70b 512; :tiny 1 CPU
 time      :8b, 1e12 tokens on 64 v5p at 50 % utilisation: about 41 days; :tiny 1 minute; only
           :tiny was run here
 loss      none published for these tokens; :tiny reaches 2.18 nats/byte on Python source

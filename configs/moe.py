@@ -29,14 +29,14 @@ def get_config(arg="mixtral"):
         data=dict(corpus="data/*.jsonl.zst", tokenizer="tokenizer.json", T=4096, B=1024,
                   validation=0.0005),
         model=dict(pick(MODELS, arg, "model"), precision="bfloat16", remat="full"),
-        mesh=dict(data=1, fsdp=-1, expert=8, target=TARGETS[arg]),
+        mesh=dict(data=1, fsdp=-1, target=TARGETS[arg]),
         train=dict(length="1e12 tokens", optimizer="adamw", lr=3e-4, warmup="2000 steps",
                    final=0.1, b2=0.95, weight_decay=0.1, clip=1.0, log_every="10 steps",
                    evaluate_every="1000 steps", save_every="500 steps"),
     ))
     if arg == "tiny":
         c.data = dict(corpus="python_stdlib", tokenizer="bytes", T=128, B=16, limit=2_000_000)
-        c.mesh.expert, c.model.precision, c.model.remat = 1, "float32", "none"
+        c.model.precision, c.model.remat = "float32", "none"
         c.train.update(length="200 steps", lr=3e-3, warmup="20 steps", evaluate_every="100 steps",
                        save_every="100 steps")
     return c

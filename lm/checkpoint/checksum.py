@@ -42,6 +42,8 @@ _program = jax.jit(_sums, static_argnames=("mesh", "specs"))
 
 def _words(x):
     """Returns the bits of `x` as uint32, one word an element; 64-bit elements give two."""
+    if jax.typeof(x).memory_space == jax.memory.Space.Host:  # where nothing computes
+        x = jax.device_put(x, jax.memory.Space.Device)
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(x)
     if x.dtype == jnp.bool_:

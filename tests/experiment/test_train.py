@@ -230,3 +230,37 @@ def test_names_and_choices_are_the_same():
     assert set(CHOICES["optimizer"]) == set(optimizers.OPTIMIZERS)
     assert set(CHOICES["schedule"]) == set(schedules.SHAPES)
     assert parts.CONVENTION
+
+
+LAYOUTS = {
+    "stages": "mesh.stage=2 mesh.data=4 model.microbatches=2 model.L=3",
+    "a circle": "mesh.stage=2 mesh.fsdp=2 mesh.data=2 model.schedule=circular model.L=4",
+    "context": "mesh.context=2 mesh.data=4",
+    "experts": "mesh.expert=2 mesh.data=4 model.E=4",
+    "all but copies": "mesh.fsdp=2 mesh.data=4 model.precision=fp8",
+    "host memory": "mesh.fsdp=8 mesh.data=1 train.offload=optimizer model.remat=offload",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_it_trains_evaluates_and_samples_on_any_mesh(layout, lm, tiny, records, tmp_path):
+    """From the first step to the sample at the end."""
+    words = [f"--config.{word}" for word in LAYOUTS[layout].split()]
+    ended = lm("train", tiny, f"--run={tmp_path}", "--config.data.B=8", "--config.train.length=4",
+               "--config.train.evaluate_every=4", "--config.infer.max_tokens=4", *words)
+    assert ended.code == 0, ended.err
+    made = records(tmp_path)
+    assert made[0]["loss"] == pytest.approx(np.log(256), abs=0.1)
+    assert np.isfinite(made[-1]["validation_loss"])
+
+
+@pytest.mark.parametrize("E", [0, 4])
+def test_flops_of_a_token_are_the_models_own(E):
+    """Idle stages, gathered tokens and what is computed again add nothing."""
+    c = Model(L=4, D=32, N=4, V=64, T=16, E=E, microbatches=2 * (E == 0))
+    found = set()
+    for mesh in (Mesh(data=8), Mesh(data=2, stage=4), Mesh(data=1, fsdp=2, expert=4)):
+        with devices.use(devices.make(mesh)) as m:
+            own = parts.Model(c, decoder.build(c), decoder.loss, decoder.new_cache)
+            found.add(parts.flops_per_token(own, 16, m))
+    assert len(found) == 1
