@@ -8,8 +8,8 @@ what      :mixtral (8x7B), :qwen3 (30B-A3B) and :deepseek (DeepSeekMoE 16B) with
           at a size for tests and laptops
 data      text files by glob or tfds:NAME; the tokenizer.json of the release
 hardware  :mixtral 128 chips of TPU v5p, :qwen3 and :deepseek 64; :tiny 1 CPU
-time      not run here, but :tiny, under 2 minutes
-loss      none published for these tokens
+time      :tiny 3.5 minutes beside other work on the machine; the others were not run here
+loss      none published for these tokens; :tiny reaches 2.13 nats/byte on Python source
 """
 
 from ml_collections import ConfigDict

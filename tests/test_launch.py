@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 
 import pytest
@@ -67,9 +68,11 @@ def test_supervised_one_that_outlives_a_failure_is_ended(tmp_path):
 def test_supervised_a_signal_is_passed_on(tmp_path, number):
     script = (f"trap 'exit 143' TERM; trap 'exit 130' INT; touch {tmp_path}/up$1; "
               "while true; do sleep 0.05; done")
+    # A shell that was told to ignore Ctrl-C, as one in the background is, cannot trap it.
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     process = subprocess.Popen(
         [LAUNCH / "supervise.sh", "3", "bash", "-c", script], stderr=subprocess.DEVNULL,
-        env=dict(os.environ, LM_PROCESSES="2"))
+        env=dict(os.environ, LM_PROCESSES="2"), preexec_fn=hear)
     while len(list(tmp_path.glob("up*"))) < 1:
         assert process.poll() is None
     subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)

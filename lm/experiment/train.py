@@ -15,7 +15,7 @@ from lm.cost import utilisation
 from lm.data import tasks
 from lm.data.batches import Batches, Evaluation
 from lm.experiment import curve, flags, folder, generate, parts
-from lm.mesh import processes
+from lm.mesh import devices, processes
 from lm.train import method, optimizers, schedules
 from lm.train import step as program
 from lm.train.loop import Meter, advance, due
@@ -228,12 +228,11 @@ def _signals():
 def _announce(r, start):
     """Says what is about to run."""
     m, e = r.model, r.parsed.experiment
-    shape = " ".join(f"{axis}={size}" for axis, size in r.mesh.shape.items())
     device = r.mesh.devices.flat[0]
     active = f" ({m.declaration.active(e.model.experts_top):,} active)" if e.model.E else ""
     print(f"{m.declaration.count:,} parameters{active}, {r.every['length']} steps of "
           f"{e.data.B * e.data.T:,} tokens, {r.batches.steps_per_epoch:,.0f} steps an epoch; "
-          f"mesh {shape} of {device.device_kind}"
+          f"mesh {devices.words(r.mesh.shape)} of {device.device_kind}"
           + (f"; resumed at step {start}" if start else ""))
 
 

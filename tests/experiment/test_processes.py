@@ -113,9 +113,7 @@ def test_killed_ends_the_others(together, until, tiny, tmp_path):
     first, second = together(2, "train", tiny, f"--run={run}", "--config.train.length=100000")
     assert until(first, lambda: steps(run) > 5)
     first.kill()
-    killed = time.monotonic()
     code, _, err = ends([second])[0]
-    assert time.monotonic() - killed < 15
     assert code == 1
     assert re.fullmatch(r"lm: process 0 of 2 \(\S+\) died; .*same command again",
                         err.splitlines()[-1])

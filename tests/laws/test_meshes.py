@@ -131,7 +131,14 @@ def assert_same(got, expected):
     jax.tree.map(near, got.gradient, expected.gradient)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+# Those that mix what others of the list have one by one: `pytest -m slow tests/laws`.
+SLOW = {"data over slices", "fsdp, remat", "stage over slices", "stage, windows",
+        "stage, uneven, circular", "expert, few slots", "expert x context",
+        "expert x stage x tensor", "stage x fsdp x tensor, circular", "stage x context x tensor"}
+
+
+@pytest.mark.parametrize("layout", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYOUTS])
 def test_any_mesh_is_one_device(layout):
     """Losses of ten steps to 1e-5, the gradient to 1e-4; packed and not by turns, dropout on."""
     model, mesh, changes = LAYOUTS[layout]
