@@ -22,7 +22,7 @@ MODEL = ["--config.model.L=8", "--config.model.D=2048", "--config.model.N=16",
          "--config.model.V=32768", "--config.data.T=2048", "--config.data.B=16"]
 SMALL = ["--config.model.L=8", "--config.model.D=256", "--config.model.N=4", "--config.model.K=2",
          "--config.model.H=64", "--config.model.F=704", "--config.model.V=4096",
-         "--config.data.T=256", "--config.data.B=16"]
+         "--config.data.T=256", "--config.data.B=16", "--config.model.unroll=1"]
 CHANGES = {
     "as it is: fsdp 4, nothing computed again": {},
     "remat dots": {"model.remat": "dots"},
