@@ -78,7 +78,7 @@ def test_two_train_as_one_and_four_go_on_from_it(together, lm, tiny, trained, re
     assert (first[0], first[2]) == (0, "")
     assert second == (0, "", ""), "the second has nothing to say"
     assert first[1].splitlines()[0].startswith("process 0 of 2 (flags); coordinator localhost:")
-    assert "mesh stage=1 data=1 fsdp=2" in first[1]
+    assert "mesh fsdp=2 of cpu" in first[1]
     same_losses(records(run), records(trained))
     kept = {str(p.relative_to(run)) for p in run.rglob("*")}
     assert {f"checkpoints/12/state/ocdbt.process_{i}" for i in (0, 1)} <= kept
@@ -203,7 +203,7 @@ def elastic(counts, supervised, until, command, tiny, records, tmp_path):
     assert out.count("; resumed at step ") == len(counts) - 1
     same_losses(records(run), records(whole))
     for count in counts:
-        assert f"data={count} fsdp=1" in out
+        assert ("mesh one device of" if count == 1 else f"mesh data={count} of") in out
 
 
 def members(tmp_path):
