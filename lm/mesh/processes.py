@@ -142,6 +142,10 @@ def _start(cluster):
 
 def _alarm(text, status):
     """Ends this process because of another."""
+    # What jax has to say of it, in pages, may come at the same time; the last word is to be this.
+    kept, nowhere = os.dup(sys.stderr.fileno()), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stderr.fileno())
+    sys.stderr = open(kept, "w", encoding=sys.stderr.encoding)  # noqa: SIM115 (open to the end)
     say(f"{text}; this process ends too" + (
         "; run the same command again" if status == Lost.status else ""))
     _exit(status)
