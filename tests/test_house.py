@@ -223,20 +223,51 @@ def shrunk(config):
     return [f"--config.{name}={value}" for name, value in changed.items()]
 
 
+def choices(config):
+    """What decides the program of a config's tiny form: no size, but whether there is one."""
+    e = parse(["lm", "train", f"--config={config}", *shrunk(config)]).experiment
+    found = {("grouped", e.model.K < e.model.N)}
+    for name, value in options.flatten(dataclasses.asdict(e)).items():
+        if isinstance(value, (int, float)):
+            value = (value > 0) - (value < 0)
+        elif isinstance(value, tuple) or str(value)[:1].isdigit():  # a duration
+            value = bool(value)
+        found |= {(name, value)} if name not in ("run", "data.corpus", "mesh.target") else set()
+    return found
+
+
+def spanning(file):
+    """As few configs of a file as make, between them, each choice that one of its configs makes."""
+    rest = {f"{file}{arg}": choices(f"{file}{arg}") for arg in arguments(file)}
+    wanted = set().union(*rest.values())
+    while wanted:
+        config = max(reversed(rest), key=lambda config: len(rest[config] & wanted))
+        wanted -= rest.pop(config)
+        yield config
+
+
+def trains(config, folder, capfd):
+    """Asserts that a config's tiny form trains two steps and samples."""
+    folder.mkdir()
+    (folder / "text.txt").write_text("one token then the next, one after another; " * 99)
+    code = main(["train", f"--config={config}", f"--run={folder / 'run'}", *shrunk(config),
+                 f"--config.data.corpus={folder / 'text.txt'}", "--config.infer.prompt=a"])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    assert not err
+    assert re.search(r"^step 2/2  loss \d", out, re.M)
+
+
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_the_tiny_form_trains_two_steps(file, tmp_path, capfd):
-    (tmp_path / "text.txt").write_text("one token then the next, one after another; " * 99)
-    forms = {}  # the sizes of a file are one program when shrunk
-    for config in (f"{file}{arg}" for arg in arguments(file)):
-        argv = [f"--config={config}", f"--run={tmp_path / 'run'}", *shrunk(config),
-                f"--config.data.corpus={tmp_path / 'text.txt'}", "--config.infer.prompt=a"]
-        forms.setdefault(parse(["lm", "train", *argv]).experiment, argv)
-    for number, argv in enumerate(forms.values()):
-        code = main(["train", *argv, f"--run={tmp_path / str(number)}"])
-        out, err = capfd.readouterr()
-        assert code == 0, err
-        assert not err
-        assert re.search(r"^step 2/2  loss \d", out, re.M)
+    for number, config in enumerate(spanning(file)):
+        trains(config, tmp_path / str(number), capfd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_tiny_form_trains_two_steps(config, tmp_path, capfd):
+    trains(config, tmp_path / "0", capfd)
 
 
 def test_every_command_of_the_readme_parses():

@@ -6,6 +6,7 @@ always changes the first sum; the second sum, of another mix, makes any other da
 elements, rows, shards) pass with a chance of 2^-64.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -53,8 +54,12 @@ def _words(x):
     return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
 
 
+@functools.partial(jax.jit, static_argnames=("mesh", "spec"))
 def _sharded(words, mesh, spec):
-    """Each device sums its own shard; only the two sums travel."""
+    """Each device sums its own shard; only the two sums travel.
+
+    A function of its own, so that arrays of one shape and layout are traced once.
+    """
     if mesh is None:
         return _local(words, [0] * words.ndim)
     axes = [spec[d] if d < len(spec) else None for d in range(words.ndim)]

@@ -106,7 +106,7 @@ def test_a_vocabulary_larger_than_the_tokenizers_makes_no_foreign_ids(lm, tiny, 
     assert len(ended.out) > 20
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_one_row_on_any_number_of_devices(command, trained, devices):
     """A sample has fewer rows than a pod has chips."""
     ended = command("generate", f"--run={trained}", "--prompt=the", "--max_tokens=4",

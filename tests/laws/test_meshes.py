@@ -132,13 +132,20 @@ def assert_same(got, expected):
 
 
 # Those that mix what others of the list have one by one: `pytest -m slow tests/laws`.
-SLOW = {"data over slices", "fsdp, remat", "stage over slices", "stage, windows",
-        "stage, uneven, circular", "expert, few slots", "expert x context",
-        "expert x stage x tensor", "stage x fsdp x tensor, circular", "stage x context x tensor"}
+SLOW = {"data over slices", "fsdp, remat", "context, windows", "stage, gpipe",
+        "stage over slices", "stage, windows", "stage, uneven, 1f1b", "stage, uneven, circular",
+        "expert, few slots", "expert x fsdp x tensor, few slots", "expert x context",
+        "expert x stage", "expert x stage x tensor", "fsdp x context x tensor, gathered",
+        "stage x fsdp x tensor, 1f1b", "stage x fsdp x tensor, circular",
+        "stage x context x tensor"}
 
 
-@pytest.mark.parametrize("layout", [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in LAYOUTS])
+def some(names):
+    """The names as parameters of a test, those of SLOW marked."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+
+
+@pytest.mark.parametrize("layout", some(LAYOUTS))
 def test_any_mesh_is_one_device(layout):
     """Losses of ten steps to 1e-5, the gradient to 1e-4; packed and not by turns, dropout on."""
     model, mesh, changes = LAYOUTS[layout]
@@ -158,7 +165,7 @@ BYTES = {
 }
 
 
-@pytest.mark.parametrize("layout", BYTES)
+@pytest.mark.parametrize("layout", some(BYTES))
 def test_bytes_fall_with_the_axis_that_shares_them(layout):
     """Parameters and moments by fsdp, stage, tensor, expert; the rest by every axis."""
     model, mesh, changes = LAYOUTS[layout]
@@ -224,7 +231,8 @@ def test_stages_that_cannot_be(message):
         assert layers.plan(dataclasses.replace(FAMILIES["llama"], L=4), 8).M == 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != "gemma")) for name in FAMILIES])
 def test_layers_in_stages_decode_as_one_device(family):
     """A prompt and a token more, through a cache whose layers lie in stages."""
     config = dataclasses.replace(FAMILIES[family], L=5, unroll=1)

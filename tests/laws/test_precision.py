@@ -49,7 +49,8 @@ def test_it_learns_as_float32(precision):
     assert gap.max() > 1e-5
 
 
-@pytest.mark.parametrize("precision", ["float16", "fp8", "int8"])
+@pytest.mark.parametrize("precision", [
+    pytest.param("float16", marks=pytest.mark.slow), "fp8", "int8"])
 def test_any_mesh_is_one_device(precision):
     """As near as its digits allow; scales and histories are of whole tensors, not of shards."""
     (one, before), (many, after) = (trained(precision, mesh, B=16, steps=3) for mesh in MESHES)
@@ -60,7 +61,8 @@ def test_any_mesh_is_one_device(precision):
     jax.tree.map(check, after.scaling.get("largest"), before.scaling.get("largest"))
 
 
-@pytest.mark.parametrize("precision", ["float16", "fp8", "bfloat16_stored"])
+@pytest.mark.parametrize("precision", [
+    "float16", "fp8", pytest.param("bfloat16_stored", marks=pytest.mark.slow)])
 def test_microbatches_are_one_batch(precision):
     """Nearly: a history's value is the largest of the batch, at most 4**(1/4) too much."""
     (one, before), (many, after) = (trained(precision, accumulate=n, B=16, steps=3)

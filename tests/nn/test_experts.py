@@ -221,11 +221,17 @@ def test_bfloat16(capacity):
         assert np.linalg.norm(a - b) < 0.1 * np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("capacity", [0.0, 0.5], ids=["dropless", "limited"])
-@pytest.mark.parametrize(("mesh", "dtype", "over"), [
-    (Mesh(data=1, stage=2, expert=4), "float32", rules.over_stages),
-    (Mesh(data=1, stage=2, expert=2, tensor=2), "bfloat16", jax.vmap),
-    (Mesh(data=1, stage=8), "float32", rules.over_stages)], ids=["expert", "plain", "stage"])
+@pytest.mark.parametrize(("mesh", "capacity", "dtype", "over"), [
+    pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in {
+        "plain-dropless", "stage-dropless"}))
+    for capacity, kind in ((0.0, "dropless"), (0.5, "limited"))
+    for name, case in {
+        f"expert-{kind}": (Mesh(data=1, stage=2, expert=4), capacity, "float32",
+                           rules.over_stages),
+        f"plain-{kind}": (Mesh(data=1, stage=2, expert=2, tensor=2), capacity, "bfloat16",
+                          jax.vmap),
+        f"stage-{kind}": (Mesh(data=1, stage=8), capacity, "float32", rules.over_stages),
+    }.items()])
 def test_under_vmap_over_stages(mesh, capacity, dtype, over):
     """As the pipeline runs it: each stage its own layer on its own tokens, and nothing crosses.
 

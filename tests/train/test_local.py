@@ -41,7 +41,10 @@ def together():
         return host(state.params), [m["loss"] for m in means]
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", [
+    "data 8", "data 2 x fsdp 2 x tensor 2", "data 4 x stage 2",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("data 4 x fsdp 2",
+                                                              "data 4 x context 2"))])
 def test_a_mean_after_every_step_is_synchronous_training(name):
     """H = 1, plain gradient descent, outer rate 1, no momentum; dropout and islands included."""
     with on(name) as mesh:

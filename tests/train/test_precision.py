@@ -188,7 +188,8 @@ def test_checkpoints_without_scaling_are_still_read(tmp_path):
     assert_same(host(kept), host(state))
 
 
-@pytest.mark.parametrize(("name", "mesh"), [("float16", "data 8"), ("fp8", "fsdp 8")])
+@pytest.mark.parametrize(("name", "mesh"), [
+    ("float16", "data 8"), pytest.param("fp8", "fsdp 8", marks=pytest.mark.slow)])
 def test_all_devices_agree_to_skip(name, mesh):
     """One row, on one of eight devices, is not a number: nothing changes on any of them."""
     run, good, bad = made(name, mesh), batch(0), batch(1)

@@ -84,8 +84,9 @@ def trained(tau, **sizes):
         return run, seen, [m["loss"] for m in means]
 
 
-@pytest.mark.parametrize("sizes", [dict(data=2, fsdp=2, tensor=2),
-                                   dict(data=2, context=2), dict(data=2, stage=2)], ids=str)
+@pytest.mark.parametrize("sizes", [
+    dict(data=2, fsdp=2, tensor=2), dict(data=2, context=2),
+    pytest.param(dict(data=2, stage=2), marks=pytest.mark.slow)], ids=str)
 def test_other_axes_change_nothing(sizes):
     _, expected, losses = trained(2, data=2)
     _, got, again = trained(2, **sizes)
