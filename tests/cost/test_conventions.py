@@ -2,6 +2,7 @@
 
 import pytest
 
+from lm.cost.chips import CHIPS
 from lm.cost.conventions import CONVENTIONS, attention, decode
 
 
@@ -54,6 +55,20 @@ def test_gpt3_and_palm():
     palm = {"params": 540.354e9, "L": 118, "N": 48, "H": 256, "T": 2048}
     digits(CONVENTIONS["6N"](**palm) * 780e9, "2.5289e24")
     digits(CONVENTIONS["palm"](**palm) * 780e9, "2.5567e24")
+
+
+@pytest.mark.parametrize(("params", "tokens", "printed"), [
+    (70e9, 1.4e12, "5.88e23"), (280e9, 300e9, "5.04e23"),  # Chinchilla, Gopher
+    (70e9, 15e12, "6.3e24"), (37e9, 14.8e12, "3.3e24")])   # Llama 3, DeepSeek-V3's active ones
+def test_six_times_parameters_and_tokens(params, tokens, printed):
+    digits(CONVENTIONS["6N"](params=params) * tokens, printed)
+
+
+def test_deepseek_v3():
+    """2.664M hours of H800s: the scaling book's 21.7 % is of other hours and another peak."""
+    rate = CONVENTIONS["6N"](params=37e9) * 14.8e12 / (2.664e6 * 3600)
+    assert rate / CHIPS["h800"].peak("bf16") == pytest.approx(0.346, abs=5e-4)
+    assert rate / CHIPS["h800"].peak("fp8") == pytest.approx(0.173, abs=5e-4)
 
 
 @pytest.mark.parametrize(("params", "D", "L", "N", "ratio"), [
