@@ -115,7 +115,8 @@ def pipeline(stage: Callable, weights, x_MBTD, places, p: Plan):
         y, aux = work(own, x, place, (group * S + stages) * p.layers)
         valid = (item >= 0) & (item < M * V)
         sums = jax.tree.map(lambda s, a: s + _masked(valid, a).sum(0), sums, aux)
-        return (_spread(jnp.roll(y, 1, 0)), parked, sums), y[-1]
+        # Told where it lies, or its gradient is brought whole to every device.
+        return (_spread(jnp.roll(y, 1, 0)), parked, sums), rules.shard(y[-1], "BTD")
 
     first = _spread(jnp.zeros((S, *x_MBTD.shape[1:]), x_MBTD.dtype))
     aux = jax.eval_shape(lambda: work(
@@ -124,7 +125,7 @@ def pipeline(stage: Callable, weights, x_MBTD, places, p: Plan):
     zero = jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), aux)
     parked = jnp.zeros_like(x_MBTD) if V > 1 else None
     (_, _, sums), ys = jax.lax.scan(tick, (first, parked, zero), jnp.arange(p.ticks))
-    return ys[-M:], sums
+    return rules.shard(ys[-M:], ".BTD"), sums
 
 
 def in_turn(stage: Callable, weights, x_BTD, memory, S: int):
