@@ -115,8 +115,7 @@ def pipeline(stage: Callable, weights, x_MBTD, places, p: Plan):
         y, aux = work(own, x, place, (group * S + stages) * p.layers)
         valid = (item >= 0) & (item < M * V)
         sums = jax.tree.map(lambda s, a: s + _masked(valid, a).sum(0), sums, aux)
-        # Told where it lies, or its gradient is brought whole to every device.
-        return (_spread(jnp.roll(y, 1, 0)), parked, sums), rules.shard(y[-1], "BTD")
+        return (_spread(jnp.roll(y, 1, 0)), parked, sums), _take(y, -1)
 
     first = _spread(jnp.zeros((S, *x_MBTD.shape[1:]), x_MBTD.dtype))
     aux = jax.eval_shape(lambda: work(
@@ -189,8 +188,7 @@ def _gradients(stage, head, weights, rest, x_MBTD, places, p):
     first S - 1 ticks nothing goes back yet, in the last S - 1 nothing goes forward any more.
     """
     S, M = p.S, p.M
-    slots = 2 * S - 1
-    stages = jnp.arange(S)
+    slots, stages = 2 * S - 1, jnp.arange(S)
     own = jax.tree.map(lambda w: w[:, 0], weights)
     work = rules.over_stages(stage)
 
@@ -200,12 +198,13 @@ def _gradients(stage, head, weights, rest, x_MBTD, places, p):
     def ahead(c, t):
         f = t - stages
         valid = (f >= 0) & (f < M)
-        x = _spread(c["arriving"].at[0].set(x_MBTD[jnp.minimum(t, M - 1)]))
+        x = _spread(c["arriving"].at[0].set(_take(x_MBTD, jnp.minimum(t, M - 1))))
         stash = jax.vmap(lambda s, i, x, ok: s.at[i].set(jnp.where(ok, x, s[i])))(
             c["stash"], f % slots, x, valid)
         y, aux = work(own, x, of(f), stages * p.layers)
         aux = jax.tree.map(lambda s, a: s + _masked(valid, a).sum(0), c["aux"], aux)
-        return dict(c, arriving=_spread(jnp.roll(y, 1, 0)), stash=stash, aux=aux), y[-1]
+        c = dict(c, arriving=_spread(jnp.roll(y, 1, 0)), stash=stash, aux=aux)
+        return c, _take(y, -1)
 
     def back(c, t, dy):
         b = t - 2 * (S - 1) + stages
@@ -216,8 +215,7 @@ def _gradients(stage, head, weights, rest, x_MBTD, places, p):
         share = {name: jnp.full_like(a, name == "objective") for name, a in aux.items()}
         dw, dx = pull((dy, share))
         grads = jax.tree.map(lambda g, d: g + _masked(valid, d), c["grads"], dw)
-        at = jnp.clip(b[0], 0, M - 1)
-        dxs = c["dx"].at[at].set(jnp.where(valid[0], dx[0], c["dx"][at]))
+        dxs = _put(c["dx"], jnp.clip(b[0], 0, M - 1), dx[0], valid[0])
         return dict(c, returning=_spread(jnp.roll(dx, -1, 0)), grads=grads, dx=dxs)
 
     def both(c, t):
@@ -231,14 +229,15 @@ def _gradients(stage, head, weights, rest, x_MBTD, places, p):
 
     empty = _spread(jnp.zeros((S, *x_MBTD.shape[1:]), x_MBTD.dtype))
     aux = jax.eval_shape(lambda: work(own, empty, of(stages), stages)[1])
-    c = dict(arriving=empty, returning=empty, dx=jnp.zeros_like(x_MBTD), grads=_zeros(own),
-             drest=_zeros(rest), aux=jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), aux),
+    c = dict(arriving=empty, returning=empty, grads=_zeros(own), drest=_zeros(rest),
+             dx=rules.shard(jnp.zeros_like(x_MBTD), ".BTD"),
+             aux=jax.tree.map(lambda a: jnp.zeros(a.shape[1:], a.dtype), aux),
              stash=_spread(jnp.zeros((S, slots, *x_MBTD.shape[1:]), x_MBTD.dtype)),
              head=_zeros(jax.eval_shape(lambda: head(rest, x_MBTD[0], of(jnp.array(0))))))
     c, _ = jax.lax.scan(lambda c, t: (ahead(c, t)[0], None), c, jnp.arange(S - 1))
     c, _ = jax.lax.scan(both, c, jnp.arange(S - 1, M + S - 1))
-    c, _ = jax.lax.scan(lambda c, t: (back(c, t, None), None), c,
-                        jnp.arange(M + S - 1, M + 2 * (S - 1)))
+    late = jnp.arange(M + S - 1, M + 2 * (S - 1))
+    c, _ = jax.lax.scan(lambda c, t: (back(c, t, None), None), c, late)
     value, means = c["head"]
     grads = jax.tree.map(lambda g: g[:, None], c["grads"])
     return value + c["aux"].get("objective", 0.0), (means, c["aux"]), (grads, c["drest"], c["dx"])
@@ -247,6 +246,20 @@ def _gradients(stage, head, weights, rest, x_MBTD, places, p):
 def _spread(x):
     """x [S, ...], each stage's own on its devices."""
     return rules.shard(x, "LBTD" if x.ndim == 4 else "L.BTD")
+
+
+# Arrays of one microbatch are told where they lie: the partitioner would bring all of its rows, and
+# those of their gradients, to every device in every turn.
+
+def _take(x_MBTD, at):
+    """One microbatch, or one stage's."""
+    return rules.shard(x_MBTD[at], "BTD")
+
+
+def _put(x_MBTD, at, x_BTD, ok):
+    """All microbatches with another in its place, if `ok`."""
+    new = jnp.where(ok, rules.shard(x_BTD, "BTD"), _take(x_MBTD, at))
+    return rules.shard(x_MBTD.at[at].set(new), ".BTD")
 
 
 def _pick(w, group):
