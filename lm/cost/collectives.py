@@ -32,7 +32,7 @@ class Collectives:
 def read(text: str) -> Collectives:
     """Returns the collectives of a compiled program, `compiled.as_text()`."""
     out = Collectives()
-    for i, within, beside, times, _, known in hlo.executed(text):
+    for i, within, beside, times, _, known in hlo.once(text):
         kind = i.op.removesuffix("-start")
         if i.op == "fusion" and i.calls("calls")[0].startswith(SCATTER):
             kind = "reduce-scatter"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from lm.cost import collectives
+from lm.cost import collectives, heap
 
 
 class Compiled(NamedTuple):
@@ -35,20 +35,27 @@ class Compiled(NamedTuple):
 WARNING = "nvoluntary full rematerialization"
 
 
-def compile(lowered) -> Compiled:
-    """Returns jax's lowered program, compiled. What the compiler raises, it raises."""
+def compile(lowered, folder=None) -> Compiled:
+    """Returns jax's lowered program, compiled. What the compiler raises, it raises.
+
+    folder: where the compiler puts its reports; with them temporaries are all of the memory that it
+    reserves beside arguments and outputs, as it counts itself.
+    """
     began = time.monotonic()
     with uncached(), heard() as lines:
-        run = lowered.compile()
+        run = lowered.compile(heap.options(folder) if folder else None)
     seconds = time.monotonic() - began
     m = run.memory_analysis()
+    outputs, temporaries = (m.output_size_in_bytes - m.alias_size_in_bytes, m.temp_size_in_bytes)
+    reported = heap.read(folder) if folder else None
+    if reported:
+        temporaries = reported.total - m.argument_size_in_bytes - outputs
     try:
         found = collectives.read(run.as_text())
     except jax.errors.JaxRuntimeError as error:  # a libtpu that writes what this jax cannot read
         found = collectives.Collectives(unknown=[
             f"jax {jax.__version__} cannot read the program: {str(error).splitlines()[0]}"])
-    return Compiled(run, seconds, m.argument_size_in_bytes,
-                    m.output_size_in_bytes - m.alias_size_in_bytes, m.temp_size_in_bytes, found,
+    return Compiled(run, seconds, m.argument_size_in_bytes, outputs, temporaries, found,
                     [line for line in lines if WARNING in line])
 
 

@@ -64,6 +64,25 @@ def executed(text: str) -> Iterator[Executed]:
     return walk(entry, 1, False, True)
 
 
+def once(text: str) -> list[Executed]:
+    """Returns what `executed` yields, a message between devices once.
+
+    Where a matrix product carries a gather along, the same one stands in the fusions that start,
+    carry and end it: by its channel, and where these are called, it is one.
+    """
+    all_ = list(executed(text))
+    caller = {called: x.within for x in all_ if x.instruction.op in ("fusion", "async-start")
+              for called in x.instruction.calls("calls")}
+    seen, out = set(), []
+    for x in all_:
+        channel = re.search(r"channel_id=(\d+)", x.instruction.rest)
+        key = channel and x.within in caller and (channel[1], caller[x.within])
+        if not key or key not in seen:
+            out.append(x)
+        seen.add(key)
+    return out
+
+
 def size(shape: str) -> float:
     """Returns the bytes of an array, or of all in a tuple."""
     return sum(int(bits or 8) / 8 * math.prod(int(n) for n in sizes.split(",") if n)

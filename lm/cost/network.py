@@ -68,6 +68,8 @@ def _axes(slice, sizes, across):
     if math.prod(sizes) != slice.devices:
         raise UserError(f"a mesh of {math.prod(sizes)} devices does not lie on {slice.name} of "
                         f"{slice.chip.name}, which has {slice.devices}")
+    if slice.devices == 1:
+        return tuple(Axis(*_ALONE) for _ in sizes)
     outer = AXES.index(across)
     inner = list(sizes)
     torus = isinstance(slice.chip.network, Torus)

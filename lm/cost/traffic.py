@@ -35,7 +35,7 @@ class Collective(NamedTuple):
 
 def read(text: str, devices: int) -> list[Collective]:
     """Returns the collectives of a program for so many devices, `compiled.as_text()`."""
-    kinds = ((x, x.instruction.op.removesuffix("-start")) for x in hlo.executed(text))
+    kinds = ((x, x.instruction.op.removesuffix("-start")) for x in hlo.once(text))
     return [Collective(kind, payload(x.instruction, x.beside), _groups(x.instruction.rest, devices),
                        x.times, x.sometimes) for x, kind in kinds if kind in KINDS]
 

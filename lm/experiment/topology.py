@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import re
+import tempfile
 import time
 
 import jax
@@ -48,7 +49,7 @@ def run(e: Experiment, own) -> int:
     try:
         made = step(e, mesh)
     except jax.errors.JaxRuntimeError as error:
-        record = dict(target=target, error=_refused(error, chip), seconds=time.monotonic() - began)
+        record = dict(target=target, error=refused(error, chip), seconds=time.monotonic() - began)
         print(f"does not fit: {record['error']}")
     else:
         record = _report(target, chip, made)
@@ -109,6 +110,13 @@ def chips(target: str) -> tuple[Chip, list]:
 
 def step(e: Experiment, mesh) -> compiled.Compiled:
     """Returns the training step of e, compiled for the mesh. Nothing is computed."""
+    lowered = lower(e, mesh)
+    with tempfile.TemporaryDirectory(prefix="lm-") as folder, devices.use(mesh):
+        return compiled.compile(lowered, folder)
+
+
+def lower(e: Experiment, mesh):
+    """Returns the training step of e for the mesh as jax hands it to the compiler."""
     # What is executed, such as a key, is so outside of the mesh, whose devices cannot.
     with devices.use(mesh):
         parts.check(e.model, mesh, e.data.B, e.data.T, e.train.accumulate)
@@ -116,32 +124,41 @@ def step(e: Experiment, mesh) -> compiled.Compiled:
     _, run, state = trial.assemble(e, m, STEPS * max(1, e.train.local_steps), mesh)
     batch = trial.abstract(e, mesh)
     with devices.use(mesh):
-        return compiled.compile(run.lower(state, batch))
+        return run.lower(state, batch)
 
 
-def _refused(error, chip):
-    """The compiler's refusal in one line: how much memory the program takes of how much."""
+def sizes(error) -> tuple[float, float] | None:
+    """Returns (bytes that a program takes, bytes that it may) of a refusal; None of another error.
+    """
     text = " ".join(str(error).split())
-    sizes = (re.search(r"HLO temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", text)
+    found = (re.search(r"HLO temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", text)
              or re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", text))
-    if "RESOURCE_EXHAUSTED" in text and sizes:
-        return (f"a device needs {sizes[1]} GiB of the {sizes[2]} GiB that a program has on "
-                f"{chip.name}")
-    return text[:500]
+    if "RESOURCE_EXHAUSTED" not in text or not found:
+        return None
+    return float(found[1]) * GIB, float(found[2]) * GIB
+
+
+def refused(error, chip: Chip) -> str:
+    """Returns the compiler's error in a line; if memory is short, how much it takes of how much."""
+    found = sizes(error)
+    if found:
+        return (f"a device needs {found[0] / GIB:.2f} GiB of the {found[1] / GIB:.2f} GiB that a "
+                f"program has on {chip.name}")
+    return " ".join(str(error).split())[:500]
 
 
 def _report(target, chip, made):
     """Prints what the compiler says of a program that fits; returns it."""
-    hbm = chip.hbm_bytes / chip.devices
-    fits = made.peak <= hbm  # not every version of the compiler refuses what does not
+    limit = chip.memory()
+    fits = made.peak <= limit  # not every version of the compiler refuses what does not
     print(f"compiled in {made.seconds:.0f} s; {'' if fits else 'does not fit: '}a device holds "
-          f"{made.peak / GIB:.2f} of {hbm / GIB:.0f} GiB: arguments "
+          f"{made.peak / GIB:.2f} of {limit / GIB:.2f} GiB: arguments "
           f"{made.arguments / GIB:.2f}, outputs {made.outputs / GIB:.2f}, "
           f"temporaries {made.temporaries / GIB:.2f}")
     print(f"collectives of a step: {made.collectives}")
     for line in made.warnings:
         print(f"the compiler: {line}")
-    error = "" if fits else f"a device needs {made.peak / GIB:.2f} of {hbm / GIB:.2f} GiB"
-    return dict(target=target, error=error, seconds=made.seconds, hbm_bytes=hbm,
+    error = "" if fits else f"a device needs {made.peak / GIB:.2f} of {limit / GIB:.2f} GiB"
+    return dict(target=target, error=error, seconds=made.seconds, limit=limit, peak=made.peak,
                 arguments=made.arguments, outputs=made.outputs, temporaries=made.temporaries,
                 warnings=made.warnings, collectives=dataclasses.asdict(made.collectives))

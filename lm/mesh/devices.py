@@ -4,11 +4,12 @@ import contextlib
 import contextvars
 import itertools
 import math
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from lm.base.errors import UserError
 from lm.mesh.config import AXES, Config
@@ -89,6 +90,26 @@ def use(mesh: Mesh):
     token = _first.set(mesh.devices.flat[0])
     try:
         with jax.set_mesh(mesh):
+            yield mesh
+    finally:
+        _first.reset(token)
+
+
+class Stand(NamedTuple):
+    """What stands for a device of which only its kind is known, in a mesh that traces only."""
+
+    platform: str      # 'cpu', 'gpu' or 'tpu'
+    device_kind: str   # as jax calls it
+
+
+@contextlib.contextmanager
+def traced(stand: Stand, shape: dict[str, int]):
+    """Within the context programs can be traced, not run, as if for such devices in a mesh."""
+    token = _first.set(stand)
+    mesh = AbstractMesh(tuple(shape.values()), tuple(shape),
+                        axis_types=(AxisType.Auto,) * len(shape))
+    try:
+        with jax.sharding.use_abstract_mesh(mesh):
             yield mesh
     finally:
         _first.reset(token)

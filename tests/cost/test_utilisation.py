@@ -40,12 +40,14 @@ def test_the_cpu_is_measured_once_and_counts_once(tmp_path, monkeypatch):
     assert utilisation(measured, 0.5, jax.devices()) == pytest.approx(0.5)
     path = tmp_path / "new" / "cpu_peak.json"
     (key, value), = json.loads(path.read_text()).items()
-    assert value == measured and jax.__version__ in key and "cores" in key
-    monkeypatch.setattr(measure, "_peak", lambda: pytest.fail("measured again"))
+    assert value["flops"] == measured and jax.__version__ in key and "cores" in key
+    assert value["bandwidth"] == chip(jax.devices()).hbm_bandwidth
+    assert 1e8 < value["bandwidth"] < 1e13
+    monkeypatch.setattr(measure, "rates", lambda: pytest.fail("measured again"))
     measure.cpu.cache_clear()
     assert peak(jax.devices()) == measured
-    monkeypatch.setattr(measure, "_peak", lambda: 7.0)
-    for damaged in ("{", "[]", json.dumps({key: "x"})):
+    monkeypatch.setattr(measure, "rates", lambda: dict(flops=7.0, bandwidth=3.0))
+    for damaged in ("{", "[]", json.dumps({key: "x"}), json.dumps({key: {"flops": 2.0}})):
         path.write_text(damaged)
         measure.cpu.cache_clear()
         assert peak(jax.devices()) == 7.0

@@ -59,6 +59,16 @@ def test_pipelines(chip, schedule, compiled):
 
 
 @pytest.mark.slow
+def test_memory_is_what_the_compiler_reserves(compiled):
+    made = compiled("v5e", Mesh(data=1, fsdp=4))
+    m = made.run.memory_analysis()
+    # Which counts arrays that share memory more than once.
+    assert m.argument_size_in_bytes < made.peak
+    assert made.peak < m.argument_size_in_bytes + m.temp_size_in_bytes
+    assert made.peak == made.arguments + made.outputs + made.temporaries
+
+
+@pytest.mark.slow
 def test_what_does_not_fit_is_said(compiled, lm, tmp_path):
     """One chip, and a batch of which one layer's hidden units alone take more than it has."""
     out = tmp_path / "step.json"
