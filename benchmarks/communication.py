@@ -27,7 +27,7 @@ os.environ["PJRT_NPROC"] = str(4 * WORKERS)
 from lm.__main__ import main  # noqa: E402
 from lm.cost import traffic  # noqa: E402
 from lm.experiment import flags, folder, parts, trial  # noqa: E402
-from lm.experiment.verbs import VERBS  # noqa: E402
+from lm.verbs import VERBS  # noqa: E402
 
 AVERAGE = dict(outer_lr=1.0, outer_momentum=0.0)
 RUNS = {

@@ -20,8 +20,8 @@ import jax
 
 from lm.cost import utilisation
 from lm.experiment import flags, parts, tiny, trial
-from lm.experiment.verbs import VERBS
 from lm.train import step as program
+from lm.verbs import VERBS
 
 AIM = 0.5
 VARIANTS = {

@@ -15,7 +15,7 @@ from lm.base.errors import UserError
 from lm.base.options import flatten
 from lm.cost.chips import GIB
 from lm.experiment import flags
-from lm.experiment.verbs import VERBS
+from lm.verbs import VERBS
 
 MODEL = ["--config.model.L=8", "--config.model.D=2048", "--config.model.N=16",
          "--config.model.K=8", "--config.model.H=128", "--config.model.F=5632",

@@ -6,7 +6,7 @@ import sys
 
 from lm.base.errors import UserError, nearest, say
 from lm.experiment import flags
-from lm.experiment.verbs import VERBS
+from lm.verbs import VERBS
 
 USAGE = """lm: language models, from the plan to the server
 

@@ -15,7 +15,7 @@ from lm.__main__ import main
 from lm.base import options
 from lm.base.errors import UserError
 from lm.experiment import flags, parts, tiny
-from lm.experiment.verbs import VERBS
+from lm.verbs import VERBS
 
 ROOT = pathlib.Path(__file__).parent.parent
 CODE = sorted((ROOT / "lm").rglob("*.py"))
@@ -23,7 +23,7 @@ CODE = sorted((ROOT / "lm").rglob("*.py"))
 FLOORS = [
     {"base"}, {"mesh", "data"}, {"nn"}, {"models"}, {"checkpoint", "cost"},
     {"train", "infer", "compress"}, {"experiment", "serve"}, {"plan", "scaling", "sweep"},
-    {"__main__"}]
+    {"verbs"}, {"__main__"}]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Packages that a function may import: optional ones, heavy ones that few runs need, and those of
@@ -147,8 +147,9 @@ def parse(command):
         return None
     assert words[0] in VERBS, f"{command}: lm has no verb {words[0]}"
     verb = VERBS[words[0]]
-    if verb.from_run and any(w.startswith("--run=") for w in words):
-        words = [w for w in words if not w.startswith("--run=")]  # a run that a reader has made
+    made = ("--run=",) if verb.from_run else ("--plan=",)   # what a reader has made
+    if any(w.startswith(made) for w in words):
+        words = [w for w in words if not w.startswith(made)]
         words.append("--config=configs/quickstart.py")
     return flags.parse(words[1:], verb)
 

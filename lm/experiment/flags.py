@@ -9,7 +9,9 @@ import dataclasses
 import difflib
 import io
 import pathlib
+import re
 import runpy
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import ml_collections
@@ -20,9 +22,24 @@ from lm.base import options
 from lm.base.errors import UserError, nearest
 from lm.base.records import read_json
 from lm.experiment.config import Experiment
-from lm.experiment.verbs import Verb
 
 FIELDS = {name: (hint, field) for name, hint, field in options.walk(Experiment)}
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No flags of its own."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb."""
+
+    module: str                 # has run(parsed) -> exit status
+    doc: str
+    flags: type = Nothing       # its own flags
+    from_run: bool = False      # whether --run names an existing run to take the config from
+    short: dict[str, str] = field(default_factory=dict)   # flags that stand for config fields
 
 
 class Parsed(NamedTuple):
@@ -37,7 +54,7 @@ def parse(argv: list[str], verb: Verb) -> Parsed:
     """Returns what `argv` says to `verb`; UserError names what is wrong with it."""
     config, overrides, own = _split(argv, verb)
     values = ml_collections.ConfigDict(options.defaults(Experiment))
-    origin, given = _origin(config, overrides.get("run"), verb, values)
+    origin, given = _origin(config, overrides.get("run"), own.get("plan"), verb, values)
     sources = dict.fromkeys(FIELDS, "default") | dict.fromkeys(given, origin)
     for name, value in given.items():
         _set(values, name, value)
@@ -47,8 +64,13 @@ def parse(argv: list[str], verb: Verb) -> Parsed:
     return Parsed(experiment, sources, options.build(verb.flags, own))
 
 
-def _origin(config, run, verb, values):
+def _origin(config, run, plan, verb, values):
     """Where the config comes from, and its fields that are set there."""
+    if config is not None and plan:
+        raise UserError("--config and --plan both say what to run; give one of them")
+    if plan:
+        given, values.run = planned(pathlib.Path(plan))
+        return "plan", given
     if config is not None:
         given = _load(config)
         options.build(Experiment, given)              # strict, before it is merged with defaults
@@ -64,6 +86,18 @@ def _origin(config, run, verb, values):
         raise UserError(f"{run} is no run directory: it has no config.json; "
                         "give --run=DIR of a `lm train`")
     return "run", stored(path)
+
+
+def planned(path: pathlib.Path) -> tuple[dict, str]:
+    """Returns the fields that a plan.json chose, by dotted name, and the run that it is for."""
+    if not path.is_file():
+        raise UserError(f"no plan '{path}'; `lm plan --config=FILE --out={path}` makes one")
+    try:
+        held = read_json(path)
+        fields = {name: value for name, value in held["config"].items() if name in FIELDS}
+        return fields, held["run"]
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path} is not the plan of a training; `lm plan` writes one") from None
 
 
 def stored(path: pathlib.Path) -> dict:
@@ -88,7 +122,9 @@ def _split(argv, verb):
         if not word.startswith("--"):
             raise UserError(f"'{word}' is no flag; flags are --name=value")
         name, equals, value = word[2:].partition("=")
-        if not equals:
+        if not equals and own_fields.get(name) is bool:
+            value = "true"
+        elif not equals:
             if not rest or rest[0].startswith("--"):
                 raise UserError(f"--{name} needs a value: --{name}=...")
             value = rest.pop(0)
@@ -102,18 +138,26 @@ def _split(argv, verb):
         elif name in verb.short:
             overrides[verb.short[name]] = value
         elif name in own_fields:
-            own[name] = _number(name, value) if own_fields[name] is int else value
+            own[name] = _typed(name, value, own_fields[name])
         else:
             near = nearest(name, [*verb.short, *own_fields, "config", "help"])
             raise UserError(f"unknown flag '--{name}'{_near(name) if name in FIELDS else near}")
     return config, overrides, own
 
 
-def _number(name, value):
+def _typed(name, value, kind):
+    """A flag's text as its type."""
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise UserError(f"--{name} is true or false, got '{value}'")
+        return value.lower() == "true"
     try:
-        return int(value)
+        return kind(value) if kind in (int, float) else value
     except ValueError:
-        raise UserError(f"--{name} must be an integer, got '{value}'") from None
+        if kind is int and re.fullmatch(r"\d+(\.\d*)?e\+?\d+", value) and float(value) % 1 == 0:
+            return int(float(value))
+        words = {int: "an integer", float: "a number"}[kind]
+        raise UserError(f"--{name} must be {words}, got '{value}'") from None
 
 
 def _near(name):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from lm.data.batches import Batches, Evaluation
 from lm.data.prefetch import prefetch
 from lm.experiment.config import Experiment
 from lm.mesh import devices, processes, rules, runtime
+from lm.mesh.config import AXES
 from lm.mesh.config import Config as Mesh
 from lm.models.families import FAMILIES
 from lm.nn.module import Declaration
@@ -69,11 +71,20 @@ def _precision(c) -> str:
 
 
 @contextlib.contextmanager
-def on_mesh(experiment: Experiment):
-    """Gives the experiment's mesh, in use, over the devices of all processes."""
+def on_mesh(experiment: Experiment, planned: bool = False):
+    """Gives the experiment's mesh, in use, over the devices of all processes.
+
+    planned: whether a plan chose the mesh; UserError if it did for another number of devices.
+    """
     runtime.settle()
-    with processes.joined(experiment.mesh), devices.use(devices.make(experiment.mesh)) as mesh:
-        yield mesh
+    with processes.joined(experiment.mesh):
+        asked = math.prod(getattr(experiment.mesh, axis) for axis in AXES)
+        if planned and 0 < asked != (here := len(jax.devices())):
+            raise UserError(f"the plan is for {asked} device{'s' * (asked > 1)}, but here "
+                            f"{'is' if here == 1 else 'are'} {here}; run it where there are as "
+                            "many, or let `lm plan` plan for those that are here")
+        with devices.use(devices.make(experiment.mesh)) as mesh:
+            yield mesh
 
 
 def check(c, mesh, B: int = 0, T: int = 0, accumulate: int = 1) -> None:

@@ -1,8 +1,11 @@
 """`lm train`: from a config to a run directory; the same command again goes on where it stopped."""
 
 import contextlib
+import dataclasses
+import functools
 import math
 import signal
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +18,9 @@ from lm.cost import utilisation
 from lm.data import tasks
 from lm.data.batches import Batches, Evaluation
 from lm.experiment import curve, flags, folder, generate, parts
+from lm.experiment.measured import measured
 from lm.mesh import devices, processes
+from lm.mesh.config import AXES
 from lm.train import method, optimizers, schedules
 from lm.train import step as program
 from lm.train.loop import Meter, advance, due
@@ -37,12 +42,17 @@ class Run(NamedTuple):
     method: method.Method   # the training step and its state
 
 
-def run(parsed: flags.Parsed) -> int:
-    """Trains; returns 0, or 128 + the signal that ended it."""
+def run(parsed: flags.Parsed, expect: Callable | None = None) -> int:
+    """Trains; returns 0, or 128 + the signal that ended it.
+
+    expect: is given the experiment, its model's -1s filled in, and the mesh before anything is
+    compiled; what it returns is given what was measured when the run ends, if it was long enough.
+    """
     e = parsed.experiment
     where = parts.directory(e)
     folder.belongs(where, parsed)
-    with parts.on_mesh(e) as mesh:
+    planned = all(parsed.sources[f"mesh.{axis}"] == "plan" for axis in AXES)
+    with parts.on_mesh(e, planned) as mesh:
         print(flags.describe(parsed))
         parts.check(e.model, mesh, e.data.B, e.data.T, e.train.accumulate)
         task = processes.in_turn(lambda: tasks.prepare(e.data))
@@ -51,11 +61,11 @@ def run(parsed: flags.Parsed) -> int:
         with folder.claimed(where):
             folder.begin(where, parsed, task)
             with Checkpoints(where / "checkpoints", keep=e.train.keep) as checkpoints:
-                state, status = _train(r, where, checkpoints)
-            if status:
-                return status
-            _finish(r, where, state)
-    return 0
+                state, status, tell = _train(r, where, checkpoints, expect)
+            if not status:
+                _finish(r, where, state)
+            tell()
+    return status
 
 
 def _assemble(parsed, mesh, task):
@@ -81,8 +91,11 @@ def _assemble(parsed, mesh, task):
                method.choose(c, mesh, length))
 
 
-def _train(r: Run, where, checkpoints):
-    """Runs the loop from the newest checkpoint on; returns (state, exit status)."""
+def _train(r: Run, where, checkpoints, expect):
+    """Runs the loop from the newest checkpoint on.
+
+    Returns (state, exit status, what says at the end how the run compares).
+    """
     e = r.parsed.experiment
     c, until = e.train, r.every["length"]
     seed = jax.random.key(e.seed)
@@ -98,7 +111,8 @@ def _train(r: Run, where, checkpoints):
     start = meta["step"]
     _announce(r, start)
     if start >= until or meta.get("stopped"):
-        return state, 0
+        return state, 0, _nothing
+    compare = expect and expect(dataclasses.replace(e, model=r.model.config), r.mesh)
     step_fn = program.compiled(r.method.make(
         declaration, r.model.loss, r.optimizer, key=jax.random.fold_in(seed, 1),
         accumulate=c.accumulate, clip=c.clip, dropout=e.model.dropout,
@@ -121,7 +135,13 @@ def _train(r: Run, where, checkpoints):
     if ended and not meta.get("stopped"):
         print(f"stopped by {signal.Signals(ended).name} after a checkpoint; "
               "the same command continues")
-    return state, 128 + ended if ended else 0
+    seen = measured(e, report, step_fn, template, r.mesh)
+    tell = functools.partial(compare, seen) if compare and seen else _nothing
+    return state, 128 + ended if ended else 0, tell
+
+
+def _nothing():
+    """Nothing to say."""
 
 
 def _loop(r: Run, steps, meter, report, checkpoints, meta, signals):
@@ -133,7 +153,7 @@ def _loop(r: Run, steps, meter, report, checkpoints, meta, signals):
         first = first or step
         if step == first:
             jax.block_until_ready(means)  # compiled now
-            report.tick(step)
+        report.tick(step)
         _report(r, meter.add(step, means), report, meter)
         loss, ended = None, highest(signals[0] if signals else 0)
         looks = due(every["evaluate_every"], step, until)

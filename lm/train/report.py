@@ -1,5 +1,6 @@
 """What a run says: `metrics.jsonl` is the record, TensorBoard beside it, a bar or lines to see."""
 
+import collections
 import contextlib
 import pathlib
 import time
@@ -9,6 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from lm.base.records import Lines
 from lm.train.events import Events
+
+LATEST = 1000   # steps whose own time is kept
 
 
 class Terminal(Console):
@@ -41,11 +44,17 @@ class Report:
         self.bar.start()
         self.began: tuple[float, int] | None = None
         self.pauses = 0.0
+        self.last = 0.0
+        self.seconds: collections.deque[float] = collections.deque(maxlen=LATEST)
 
     def tick(self, step: int) -> None:
-        """Starts the clock: called when the first step, which compiles, is done."""
+        """Keeps how long a step took; the first, which compiles, starts the clock."""
+        now = time.perf_counter()
         if self.began is None:
-            self.began = (time.perf_counter(), step)
+            self.began = (now, step)
+        else:
+            self.seconds.append(now - self.last)
+        self.last = now
 
     @contextlib.contextmanager
     def paused(self):
@@ -54,7 +63,9 @@ class Report:
         try:
             yield
         finally:
-            self.pauses += time.perf_counter() - start
+            took = time.perf_counter() - start
+            self.pauses += took
+            self.last += took
 
     def train(self, record: dict) -> None:
         """Writes and shows the averages of an interval of steps, with its speed."""

@@ -9,7 +9,7 @@ from lm.base import options
 from lm.base.errors import UserError
 from lm.experiment import flags
 from lm.experiment.config import Experiment
-from lm.experiment.verbs import VERBS
+from lm.verbs import VERBS
 
 TRAIN = VERBS["train"]
 

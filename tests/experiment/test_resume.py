@@ -15,7 +15,7 @@ import pytest
 
 from lm.experiment import flags, folder, parts, restore
 from lm.experiment import train as verb
-from lm.experiment.verbs import VERBS
+from lm.verbs import VERBS
 
 # What could break it: three dropouts, microbatches, an optimizer with two kinds of state, and
 # saves and evaluations that do not fall together.

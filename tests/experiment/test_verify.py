@@ -13,9 +13,9 @@ import pytest
 from lm.base.errors import UserError
 from lm.cost import compiled
 from lm.experiment import flags, layouts, tiny, topology, trial, verify
-from lm.experiment.verbs import VERBS
 from lm.mesh import devices, rules
 from lm.nn.precision import PRECISIONS
+from lm.verbs import VERBS
 
 TINY = "--config=configs/llama3.py:tiny"
 

@@ -19,12 +19,12 @@ from test_house import CONFIGS, parse  # noqa: E402
 
 from lm.experiment import topology  # noqa: E402
 from lm.experiment.flags import help_text  # noqa: E402
-from lm.experiment.verbs import VERBS  # noqa: E402
 from lm.mesh import devices, rules  # noqa: E402
 from lm.mesh.config import Config as Mesh  # noqa: E402
 from lm.models.decoder import model as decoder  # noqa: E402
 from lm.train import optimizers, step  # noqa: E402
 from lm.train.config import Config as Train  # noqa: E402
+from lm.verbs import VERBS  # noqa: E402
 
 ALL = families.FAMILIES | families.OTHERS
 

@@ -155,3 +155,15 @@ def test_a_resumed_run_purges_later_events(tmp_path, clock):
     purges = [event.step for path in (tmp_path / "tensorboard").iterdir() for event in events(path)
               if event.HasField("session_log")]
     assert purges == [11 + 1]  # TensorBoard drops what it has of this step and later ones
+
+
+def test_what_each_step_took(tmp_path, clock):
+    """Without the first, which compiles, and without what was paused."""
+    report = Report(tmp_path, console=Console(file=io.StringIO()), **COMMON)
+    for step, seconds, pause in ((1, 90, 5), (2, 2, 0), (3, 3, 700), (4, 4, 0)):
+        clock.now += seconds
+        report.tick(step)
+        with report.paused():
+            clock.now += pause
+    report.close()
+    assert list(report.seconds) == [2, 3, 4]

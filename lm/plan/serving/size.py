@@ -39,6 +39,8 @@ def serve_plan(shape: Shape, question: Question, chips: Mapping[str, Chip] | Ite
 
     Raises UserError where nothing fits or nothing is fast enough, with the nearest that would.
     """
+    for name in ("prompt_tokens", "output_tokens"):
+        lengths(getattr(question, name), name)
     known = {c.name: c for c in (chips.values() if isinstance(chips, Mapping) else chips)}
     if question.chip and question.chip not in known:
         raise UserError(f"unknown chip '{question.chip}'{nearest(question.chip, known)}")
