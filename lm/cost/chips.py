@@ -100,10 +100,11 @@ class Chip:
 _BOOK = "scaling book, applied inference, 2025"
 _GOOGLE = "Google list price as quoted in public code, 2025"
 _AWS = "AWS us-east-1 list price / 8, 2026-08"
-_HOPPER = {"bf16": 989.4e12, "fp8": 1979e12, "int8": 1979e12}
+_HOPPER = {"bf16": 989.4e12, "tf32": 494.7e12, "fp8": 1979e12, "int8": 1979e12}
 _TILE = (128, 64, 128)  # the thread blocks' of CUTLASS's kernels for these GPUs
 _A100 = Chip(
-    "a100-40", ("NVIDIA A100-SXM4-40GB",), {"bf16": 312e12, "int8": 624e12}, 40e9, 1555e9,
+    "a100-40", ("NVIDIA A100-SXM4-40GB",), {"bf16": 312e12, "tf32": 156e12, "int8": 624e12}, 40e9,
+    1555e9,
     Switch(8, 300e9), nic=25e9, host=8, host_bytes=1152 * GIB, pcie=32e9, tile=_TILE, price=2.745,
     price_source="AWS p4d.24xlarge list price / 8, 2025-06")
 _H100 = Chip(
@@ -140,7 +141,8 @@ _ALL = (
             price=None, price_source=""),
     replace(_H100, name="h200", kinds=("NVIDIA H200",), hbm_bytes=141e9, hbm_bandwidth=4800e9,
             price=7.912),
-    Chip("b200", ("NVIDIA B200",), {"bf16": 2250e12, "fp8": 4500e12, "int8": 4500e12}, 180e9,
+    Chip("b200", ("NVIDIA B200",), {"bf16": 2250e12, "tf32": 1125e12, "fp8": 4500e12,
+                                    "int8": 4500e12}, 180e9,
          8000e9, Switch(8, 900e9), nic=50e9, host=8, host_bytes=2048 * GIB, pcie=64e9, tile=_TILE,
          price=14.24, price_source=_AWS),
 )

@@ -135,7 +135,7 @@ def _unit(dtype, chip):
     for word, unit in (("float8", "fp8"), ("int8", "int8")):
         if word in dtype and unit in chip.flops:
             return unit
-    return None
+    return "tf32" if dtype == "float32" and "tf32" in chip.flops else None
 
 
 def _messages(messages, axis, name):

@@ -25,6 +25,7 @@ class Model(NamedTuple):
     active: int
     body: int          # active without the embedding
     state: int         # bytes of parameters and moments, on all devices together
+    least: int         # the same of the formats and update rules that are searched, the fewest
     flops: dict        # of training on one token, by convention
 
 
@@ -40,8 +41,11 @@ class Asked(NamedTuple):
     ledger: list[dict]   # measured runs: lm.plan.calibration
 
 
-def model(e: Experiment, c: steps.Case) -> Model:
-    """Returns what e's model is, counted from its declaration and its traced program."""
+def model(e: Experiment, cases: list[steps.Case]) -> Model:
+    """Returns what e's model is, counted from its declaration and its traced programs.
+
+    cases: its steps with each precision and update rule that is searched, its own first.
+    """
     with devices.traced(devices.Stand("tpu", ""), dict.fromkeys(AXES, 1)):
         made = parts.model(search.apply(e, {"model.precision_missing": "emulate"}), e.model.V)
     alone = devices.make(Mesh(data=1), jax.local_devices(backend="cpu")[:1])
@@ -53,5 +57,6 @@ def model(e: Experiment, c: steps.Case) -> Model:
     attention = conventions.attention(L=k.L, N=k.N, H=k.H, T=e.data.T, window=windows)
     sizes = dict(params=active, embedding=embedding, matmul=(flops - attention) / 6, L=k.L, N=k.N,
                  H=k.H, T=e.data.T, D=k.D, V=k.V, window=windows)
-    return Model(d.count, active, active - embedding, steps.state(c),
-                 {name: rule(**sizes) for name, rule in conventions.CONVENTIONS.items()})
+    return Model(d.count, active, active - embedding, steps.state(cases[0]),
+                 min(map(steps.state, cases)), {name: rule(**sizes) for name, rule in
+                                                conventions.CONVENTIONS.items()})

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import NamedTuple
 
-from lm.base import options
+from lm.base import duration, options
 from lm.cost import steptime
 from lm.cost.chips import Chip
 from lm.cost.constants import SPREAD, constants, platform
@@ -32,10 +32,11 @@ class Answer(NamedTuple):
 def answer(e: Experiment, own: Config, chips: dict[str, Chip], space: Space) -> Answer:
     """Returns the plan; UserError says what would fit where nothing does."""
     slices = wanted.wanted(own, e, chips)
-    m = model(e, steps.case(e, slices[0]))
+    m = model(e, [steps.case(search.apply(e, x), slices[0]) for x in search.stores(e, space)])
+    tokens = own.tokens or (0.0 if own.epochs else _length(e))
     t = training.train(
         training.Size(m.count, m.active, m.body, m.flops[parts.CONVENTION]), T=e.data.T,
-        V=e.model.V, tokens=own.tokens, epochs=own.epochs, batch=e.data.B * e.data.T,
+        V=e.model.V, tokens=tokens, epochs=own.epochs, batch=e.data.B * e.data.T,
         data=own.data_tokens or None)
     a = Asked(e, own, chips, space, m, t, calibration.read(own.calibration))
     listed, found, rejected, counts = sweep.sweep(a, slices)
@@ -53,8 +54,15 @@ def answer(e: Experiment, own: Config, chips: dict[str, Chip], space: Space) -> 
         model=dict(parameters=m.count, active=m.active, flops_per_token=m.flops),
         training=t.facts(), choices=listed, pareto=_pareto(listed), rejected=rejected,
         rejected_count=dict(counts), figures=stored(figures), compiled=None,
-        config=options.flatten(dataclasses.asdict(_runnable(chosen, slice))))
+        config=options.flatten(dataclasses.asdict(_runnable(
+            search.apply(chosen, {"train.length": f"{int(t.steps.value)} steps"}), slice))))
     return Answer(json.loads(json.dumps(plan, default=float)), figures, chosen, slice)
+
+
+def _length(e):
+    """The tokens of the config's own length; 0 where it is in epochs of data that is not read."""
+    amount, unit = duration.parse(e.train.length)
+    return amount * {"tokens": 1, "steps": e.data.B * e.data.T}.get(unit, 0)
 
 
 def _why(own, found):
@@ -64,7 +72,8 @@ def _why(own, found):
     limits = " and ".join(filter(None, limits))
     if len(found) == 1:
         return f"the fastest of {fit:,} layouts that fit" + (f", and it {limits}" if limits else "")
-    return (f"the cheapest of the best layouts of {len(found)} slices"
+    first = "least chip-time" if own.chips or own.slice else "cheapest"
+    return (f"the {first} of the best layouts of {len(found)} slices"
             + (f" that {limits}" if limits else ""))
 
 
@@ -92,8 +101,11 @@ def formulas(a: Asked, e: Experiment, slice: Slice) -> dict[str, Figure]:
         "tokens_per_second_per_chip", "tokens/s")
     mfu = (per * flops / known("chip.flops", slice.chip.peak() * slice.chip.devices, "FLOP/s",
                                f"{slice.chip.name}: lm.cost.chips")).called("mfu")
-    top = [*time.values(), *steps.memory(c, slice, mesh, rows).values(), mfu, t.lr, t.warmup,
-           t.steps, t.tokens_per_parameter, *(x for x in made.values() if x is not None)]
+    limit = known("memory.limit", slice.chip.memory(), "bytes", "lm.cost.chips: usable")
+    memory = steps.memory(c, slice, mesh, rows)
+    top = [*time.values(), *memory.values(), limit, mfu, t.batch, t.data_bytes, t.epochs, t.lr,
+           t.warmup, t.steps, t.tokens_per_parameter, *made.values()]
+    top = [x for x in top if x is not None]
     return {x.name: x for one in top for x in named(one)}
 
 

@@ -14,7 +14,7 @@ class Config(Question):
     slice: str = option("", "the slice, as 4x4x4 or 2x(16x16); of GPUs hosts x GPUs")
     override: str = option("", "fields of the chip that are otherwise, as in 'hbm_bytes=96e9 "
                            "network.link=1e11'")
-    tokens: float = option(0.0, "tokens to train on; 0: as many as are compute-optimal", low=0.0)
+    tokens: float = option(0.0, "tokens to train on; 0: the config's train.length", low=0.0)
     epochs: float = option(0.0, "the same as epochs over data_tokens", low=0.0)
     data_tokens: float = option(0.0, "different tokens there are; 0: not known", low=0.0)
     days: float = option(0.0, "days that it may take; 0: any", low=0.0)

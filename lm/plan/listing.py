@@ -64,8 +64,10 @@ def evaluation(a: Asked) -> training.Evaluation:
     Nothing is known of it without --data_tokens.
     """
     e, length = a.experiment, float(a.training.steps.value)
+    if not a.own.data_tokens:
+        return training.Evaluation()
     every = duration.steps(e.train.evaluate_every, run=length, tokens_per_step=e.data.B * e.data.T,
-                           steps_per_epoch=a.own.data_tokens / (e.data.B * e.data.T) or None)
+                           steps_per_epoch=a.own.data_tokens / (e.data.B * e.data.T))
     return training.Evaluation(every, a.own.data_tokens * e.data.validation)
 
 

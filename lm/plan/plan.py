@@ -14,7 +14,7 @@ from lm.base.records import write_json
 from lm.cost import chips as catalogue
 from lm.cost.figure import Figure, explain
 from lm.data import tokenizers
-from lm.experiment import topology
+from lm.experiment import flags, topology
 from lm.experiment.flags import Parsed
 from lm.mesh.config import AXES
 from lm.plan import choices, compile, html, report, search, serve, steps, wanted
@@ -25,6 +25,7 @@ from lm.plan.search import Space
 def run(parsed: Parsed) -> int:
     """Plans; returns 0, or 1 where the compiler refuses what was planned."""
     own: Config = parsed.flags
+    _check(own, parsed.experiment)
     chips = catalogue.catalogue(own.hardware or None)
     changes = _changes(own)
     if changes:
@@ -36,6 +37,8 @@ def run(parsed: Parsed) -> int:
     e = topology.whole(e)
     if own.serve:
         plan = serve.plan(e, own, chips, _command(), _source(parsed))
+        if own.compile:
+            plan["compiled"] = serve.compiled(e, plan["choices"][0])
         return _say(own, plan, plan["figures"])
     began = time.monotonic()
     values = options.flatten(dataclasses.asdict(e))
@@ -52,6 +55,25 @@ def run(parsed: Parsed) -> int:
         plan["compiled"] = _compiled(answer)
     status = _say(own, plan, answer.figures)
     return 1 if own.compile and not plan["compiled"]["fits"] else status
+
+
+def _check(own, e):
+    """Raises UserError for flags that cannot be, or that say nothing of what is asked."""
+    if own.out.endswith(".html"):
+        raise UserError(f"--out={own.out} is where the page goes; give --out=NAME.json")
+    for name in ("remat", "precision", "optimizer", "offload"):
+        field = next(f for f in ("model", "train") if f"{f}.{name}" in flags.FIELDS)
+        known = flags.FIELDS[f"{field}.{name}"][1].metadata["choices"]
+        for word in getattr(own, f"{name}s").split():
+            if word not in known:
+                raise UserError(f"--{name}s: unknown '{word}'{nearest(word, known)}")
+    asked = [name for name in ("chips", "slice", "days", "budget", "tokens", "epochs")
+             if getattr(own, name)]
+    if own.serve and asked:
+        raise UserError(f"--{asked[0]} is of a training; --serve plans replicas for --rate")
+    if not own.serve and (e.train.local_steps or e.train.staleness):
+        raise UserError("steps that are not taken together are not planned; set "
+                        "train.local_steps=0 and train.staleness=0")
 
 
 def _changes(own):
@@ -127,7 +149,7 @@ def _vocabulary(d):
     """How many ids the tokenizer of a data config has; of one that is not known, many."""
     if os.path.isfile(d.tokenizer):
         return tokenizers.load(d.tokenizer).V
-    return dict(bytes=256, bpe=d.V, unigram=d.V).get(d.tokenizer, topology.V)
+    return dict(bytes=256, characters=128, bpe=d.V, unigram=d.V).get(d.tokenizer, topology.V)
 
 
 def _command():

@@ -76,8 +76,9 @@ _ASKED = {
 
 def chips(x: dict) -> str:
     """Returns the chips of a choice or of what was rejected, as `64 v5p 4x4x4`."""
-    slices = x.get("slices") or 1
-    shape = f"{slices} x {x.get('slice') or ''}" if slices > 1 else x.get("slice") or ""
+    shape, slices = x.get("slice") or "", x.get("slices") or 1
+    if slices > 1 and "(" not in shape:
+        shape = f"{slices} x {shape}"
     return " ".join(str(part) for part in (x.get("chips", ""), x.get("chip", ""), shape) if part)
 
 

@@ -78,6 +78,9 @@ def search(e: Experiment, slice: Slice, space: Space, changes: Mapping[str, floa
                      for name in dict.fromkeys(n for g in groups for n in g[i])} for i in (1, 2))
     limit = slice.chip.memory() * MARGIN
     fits = memory["memory.total"].value <= limit
+    if slice.chip.host_bytes:
+        each = memory["memory.host"].value * slice.devices / slice.hosts
+        fits &= each <= slice.chip.host_bytes
     order = np.array([], int)
     if fits.any():
         order = np.argsort(np.where(fits, time["step_time"].value, np.inf),
@@ -100,6 +103,13 @@ def apply(e: Experiment, overrides: Mapping[str, object]) -> Experiment:
                   if name.startswith(room + ".")}
         e = dataclasses.replace(e, **{room: dataclasses.replace(getattr(e, room), **fields)})
     return e
+
+
+def stores(e: Experiment, space: Space) -> list[dict]:
+    """Returns the choices that differ in what is stored, as overrides of e, its own first."""
+    kept = [{name: x for name, x in choice.items() if name != "model.remat"}
+            for choice in _choices(e, space)]
+    return sorted((dict(x) for x in {tuple(x.items()) for x in kept}), key=len)
 
 
 def _choices(e, space):
@@ -137,10 +147,16 @@ def _legal(e, slice, space, refused, why):
         ways = mesh["data"] * mesh["fsdp"] * mesh["expert"]
         fixed = space.fixed.get("train.accumulate")
         most = e.data.B // ways
-        for parts in ([fixed] if fixed else [2**i for i in range(most.bit_length())]):
-            if e.data.B % (parts * ways) == 0:
+        for parts in ([fixed] if fixed else [n for n in range(1, most + 1) if most % n == 0]):
+            if e.data.B % (parts * ways) == 0 and _passes(e, mesh, most // parts):
                 found.append((mesh, e.data.B // parts))
     return found
+
+
+def _passes(e, mesh, rows):
+    """Whether so many rows of a device go through its pipeline, if there is one."""
+    p = steps.plan(e, mesh, rows * mesh["data"] * mesh["fsdp"] * mesh["expert"])
+    return not p or rows % p.M == 0 and (p.V == 1 or p.M >= p.S)
 
 
 @functools.cache
@@ -157,6 +173,7 @@ def _refusal(e, slice, mesh):
         ("batch B", d.B, "data*fsdp*expert", ways), ("width D", c.D, "fsdp", mesh["fsdp"]),
         ("heads N", c.N, "tensor", mesh["tensor"]), ("hidden units F", c.F, "tensor",
                                                      mesh["tensor"]),
+        ("hidden units dense_F", c.dense_F * bool(c.dense_layers), "tensor", mesh["tensor"]),
         ("experts E", c.E, "expert", mesh["expert"])) if size % ways]
     if uneven:
         name, size, by, ways = uneven[0]

@@ -5,11 +5,15 @@ import math
 
 import jax
 
+from lm.base import cache
+from lm.base.errors import UserError
+from lm.cost.chips import CHIPS
+from lm.cost.slices import slices
 from lm.experiment import parts
 from lm.experiment.config import Experiment
 from lm.mesh import devices
 from lm.mesh.config import AXES
-from lm.plan import search
+from lm.plan import compile, search
 from lm.plan.config import Config
 from lm.plan.serving.model import Shape
 from lm.plan.serving.question import Question
@@ -21,6 +25,24 @@ def plan(e: Experiment, own: Config, chips: dict, command: str, source: str) -> 
     asked = {f.name: getattr(own, f.name) for f in dataclasses.fields(Question)}
     known = {name: chip for name, chip in chips.items() if name != "cpu"}
     return serve_plan(shape(e, source), Question(**asked), known, command, source)
+
+
+def compiled(e: Experiment, choice: dict) -> dict:
+    """Returns what the compiler says of prefill and decode of a choice, in bfloat16.
+
+    UserError for 8-bit weights, which no program of ours has yet.
+    """
+    if choice["weights"] != "bf16":
+        raise UserError(f"--compile checks programs with bf16 weights, the best choice has "
+                        f"{choice['weights']}; give --weights=bf16")
+    chip = CHIPS[choice["chip"]]
+    ways = dict(tensor=choice["tensor"], stage=choice["stage"], data=1, fsdp=1)
+    e = search.apply(e, {f"mesh.{axis}": n for axis, n in ways.items()})
+    s = next(s for s in slices(chip) if s.devices == choice["tensor"] * choice["stage"])
+    target = f"{chip.aot}:{s.name}" if chip.aot else f"{chip.name}:{s.chips}"
+    return compile.check_serving(
+        e, target, rows=choice["slots"], slots=2 * e.data.T, prompt=choice["chunk"],
+        cache=cache.root())
 
 
 def shape(e: Experiment, name: str = "") -> Shape:

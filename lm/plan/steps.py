@@ -28,13 +28,13 @@ class Case(NamedTuple):
 
     experiment: Experiment
     schedule: liveness.Schedule
-    platform: str
+    kernel: bool      # whether a kernel computes the attention
     traced: tuple     # what the program depends on: arguments of `_program`
 
     @property
-    def kernel(self) -> bool:
-        """Whether a kernel computes the attention."""
-        return self.platform != "cpu"
+    def platform(self) -> str:
+        """What it was traced for."""
+        return self.traced[1]
 
 
 def case(e: Experiment, slice: Slice, sharded: bool = True) -> Case:
@@ -48,7 +48,7 @@ def case(e: Experiment, slice: Slice, sharded: bool = True) -> Case:
         e, run="", seed=0, mesh=Mesh(), data=dataclasses.replace(e.data, B=e.train.accumulate),
         model=dataclasses.replace(e.model, precision_missing="emulate"))
     traced = same, kind, sharded, trace.sizes(e, slice.devices)["p"] > 1
-    return Case(e, _schedule(*traced), kind, traced)
+    return Case(e, _schedule(*traced), kind != "cpu", traced)
 
 
 @functools.lru_cache(64)
@@ -93,10 +93,11 @@ def setting(c: Case, slice: Slice | None, meshes: list[dict[str, int]], rows) ->
 
 
 def ideal(c: Case, slice: Slice, meshes: list[dict[str, int]], rows, *, again: float = 1.0,
-          host: float = 0.0, across: str = "data") -> dict[str, Figure]:
+          host: float | None = None, across: str = "data") -> dict[str, Figure]:
     """Returns what the parts of the step take at the chip's rates: `lm.cost.steptime.ideal`.
 
-    rows: of a microbatch. again, host: see there; host for each token and layer, in bytes.
+    rows: of a microbatch. again, host: see there; host for each token and layer, in bytes; None:
+    what e keeps there.
     """
     s, e = setting(c, slice, meshes, rows), c.experiment
     axes = network.stacked([network.axes(slice, m, across) for m in meshes])
@@ -116,9 +117,15 @@ def ideal(c: Case, slice: Slice, meshes: list[dict[str, int]], rows, *, again: f
     if cpu and not e.model.experts_capacity:
         w = _every(w, e.model.E)
     wide = slice.chip.hbm_bandwidth / slice.chip.devices
+    if host is None:  # layers' inputs, in 16 bits
+        host = 2 * e.model.D if e.model.remat == "offload" else 0
+    away = 2 * host * tokens * e.model.L
+    if e.train.offload == "optimizer":
+        away = away + 2 * sum(held.stored(x, s.mesh) for x in _state(c.traced[0], c.platform)
+                              if x.part == "optimizer")
     out = steptime.ideal(
         w, slice.chip, axes, bandwidth=wide, seen=seen(e), H=e.model.H, idle=idle, again=again,
-        host=2 * host * tokens * e.model.L if host else 0.0)
+        host=away)
     return out | (dict(attention=_pairs(w, e.model.H, wide)) if cpu else {})
 
 
@@ -165,11 +172,6 @@ def seen(e: Experiment) -> float:
     T = e.data.T
     share = [(w - w * w / (2 * T)) / T for w in (min(w or T, T) for w in e.model.windows)]
     return float(np.mean(share))
-
-
-def with_remat(e: Experiment, remat: str) -> Experiment:
-    """Returns e with another choice of what the backward pass computes again."""
-    return dataclasses.replace(e, model=dataclasses.replace(e.model, remat=remat))
 
 
 def memory(c: Case, slice: Slice, meshes: list[dict[str, int]], rows) -> dict[str, Figure]:

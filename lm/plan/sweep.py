@@ -27,7 +27,7 @@ def sweep(a: Asked, slices: list) -> tuple[list[dict], dict, list[dict], Counter
     for s in slices:
         if coarse is not a and held[s.chip.name] >= ENOUGH and (a.own.days or a.own.budget):
             continue
-        kind, why = wanted.hopeless(s, a.model.state, _flops(a), a.own)
+        kind, why = wanted.hopeless(s, a.model.least, _flops(a), a.own)
         if kind:
             counts[kind] += 1
             lines.append(rejected(s, kind, why))
@@ -116,7 +116,7 @@ def _home(a, slices):
     more = sorted((s for name in names for s in wanted.wanted(
         Config(chip=name), a.experiment, a.chips)), key=lambda s: s.chips)
     for s in more:
-        if not wanted.hopeless(s, a.model.state, 0.0, none)[0]:
+        if not wanted.hopeless(s, a.model.least, 0.0, none)[0]:
             one = search.search(a.experiment, s, a.space._replace(axes=COARSE))
             if len(one.order):
                 return one
@@ -134,7 +134,7 @@ def _largest(a, slices):
 
 def _limits(a, slices, found):
     """What the days and the budget would buy: of the cheapest chip, and of the fastest choice."""
-    free = a._replace(own=Config(mtbf=a.own.mtbf))
+    free = a._replace(own=Config(mtbf=a.own.mtbf, data_tokens=a.own.data_tokens))
     tried = [choice(free, one, one.order[0]) for one in found.values()]
     for name in dict.fromkeys(s.chip.name for s in slices):
         mine = [s for s in slices if s.chip.name == name]

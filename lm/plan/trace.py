@@ -52,7 +52,7 @@ def signature(e: Experiment, chunked: bool) -> tuple[Experiment, Alphabet]:
     c = e.model
     used = [x for x in LETTERS if (c.E or x not in "kE") and (c.N != c.K or x != "G")
             and (c.K > 1 or x != "K") and (chunked or x != "p")]
-    twos = dict(B=2, t=2, D=4, K=2, G=2, H=8, F=4, V=4, E=2, L=2, Q=4)
+    twos = dict(B=2, t=16, D=4, K=2, G=2, H=8, F=4, V=4, E=2, L=2, Q=4)
     a = Alphabet(used, twos, halved="B")  # within islands, of two devices along `fsdp`
     n = {x: a.size.get(x, 1) for x in LETTERS}
     T = n["t"] * n["p"]

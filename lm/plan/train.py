@@ -50,7 +50,9 @@ def _first_choice(path):
     """The layout that a plan.json ranks first."""
     try:
         choice = read_json(pathlib.Path(path).expanduser())["choices"][0]
-        if choice["step_seconds"]["likely"] > 0 and choice["memory_total"] > 0:
+        bands = [choice[name] for name in ("step_seconds", "days", "price") if choice[name]]
+        if choice["memory_total"] > 0 and all(
+                band[end] > 0 for band in bands for end in ("low", "likely", "high")):
             return choice
     except (IndexError, KeyError, TypeError):
         pass
@@ -103,7 +105,7 @@ def predict(e: Experiment, mesh, lines: list[dict]) -> Predicted | None:
         chip = dataclasses.replace(chip, devices=mesh.size)   # they share the machine
         place = Slice(chip, (1,))
     else:
-        place = slices.parse(chip, str(mesh.size // chip.devices))
+        place = _place(chip, e.mesh, mesh.size // chip.devices)
     c = steps.case(e, place)
     shape, rows = [{axis: mesh.shape[axis] for axis in AXES}], [e.data.B // e.train.accumulate]
     held = steps.memory(c, place, shape, rows)["memory.total"].at(0)
@@ -113,6 +115,15 @@ def predict(e: Experiment, mesh, lines: list[dict]) -> Predicted | None:
         seconds = (steptime.combine(ideal, constants(chip, *change))["step_time"].at(0)
                    for change in ((), calibration.correction(lines, chip)))
     return Predicted(chip, *seconds, held, chip.memory() * search.MARGIN)
+
+
+def _place(chip: Chip, config, count: int) -> Slice:
+    """The slices that so many chips are: as the config says, or the most usual."""
+    groups = config.slices or 1
+    name, _, shape = config.target.partition(":")
+    if name == chip.aot and shape and count == groups * math.prod(map(int, shape.split("x"))):
+        return slices.parse(chip, shape, groups)
+    return slices.parse(chip, str(count // groups), groups)
 
 
 def compare(parsed: Parsed, plan: dict | None, e: Experiment, mesh, expected: Predicted,

@@ -28,6 +28,8 @@ def wanted(own: Config, e: Experiment, chips: dict[str, Chip]) -> list[Slice]:
                         f"known: {', '.join(chips)}")
     else:
         chosen = [c for c in chips.values() if c.network]
+    if chosen[0].name == "cpu" and (own.slice or own.chips > 1):
+        raise UserError("--chip=cpu is this machine, one of them; leave --slice and --chips out")
     if own.slice:
         return [parse(chosen[0], own.slice)]
     out = []
@@ -47,7 +49,7 @@ def wanted(own: Config, e: Experiment, chips: dict[str, Chip]) -> list[Slice]:
 
 def chip(name: str, chips: dict[str, Chip]) -> Chip:
     """Returns a chip by name, `cpu` for this machine's; UserError names the nearest."""
-    if name == "cpu":
+    if name == "cpu" and name not in chips:
         return measure.cpu()
     if name not in chips:
         raise UserError(f"unknown chip '{name}'{nearest(name, [*chips, 'cpu'])}")
@@ -57,7 +59,8 @@ def chip(name: str, chips: dict[str, Chip]) -> Chip:
 def _of(c, count, only):
     """The slices of a chip that have so many; none where that is no number of them."""
     try:
-        return slices(c, count)
+        found = slices(c, count)
+        return found if only or c.nic or found[0].count == 1 else []
     except UserError:
         if only:
             raise

@@ -222,9 +222,9 @@ def test_a_refusal_of_the_compiler_in_one_line():
                  "(15.75G)",
                  "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
                  "space hbm. Used 30.67G of 15.75G hbm. Exceeded"):
-        assert topology._refused(text, chip) == (
+        assert topology.refused(text, chip) == (
             "a device needs 30.67 GiB of the 15.75 GiB that a program has on v5e")
-    assert topology._refused("INTERNAL: so it is", chip) == "INTERNAL: so it is"
+    assert topology.refused("INTERNAL: so it is", chip) == "INTERNAL: so it is"
 
 
 def test_it_asks_for_its_devices_itself(command):

@@ -192,3 +192,38 @@ def test_evaluations_take_their_time(plan):
     steps = made["training"]["steps"]
     seconds = steps / 100 * 1e7 / 3 / first["tokens_per_second"]
     assert first["evaluate_seconds"] == pytest.approx(seconds, rel=1e-6)
+
+
+def test_the_plan_is_as_long_as_the_training(plan, tmp_path):
+    """The tokens that were asked for are what `lm train --plan` trains on; else the config's."""
+    for argv, tokens in ((["--tokens=1e6"], 1e6), ([], 200 * 16 * 128)):
+        made, _ = plan(TINY, "--chip=v5e", "--chips=4", *argv)
+        assert made["training"]["tokens"] == tokens
+        e = flags.parse([f"--plan={tmp_path / 'plan.json'}"], VERBS["train"]).experiment
+        assert e.train.length == f"{-(-int(tokens) // (16 * 128))} steps"
+
+
+def test_offloading_costs_time(plan):
+    """Layers' inputs go over PCIe; what lies in the host's memory has to fit there."""
+    times = {remat: plan(EIGHT, "--chip=v6e", "--chips=64", f"--remats={remat}")[0]["choices"][0]
+             for remat in ("full", "offload")}
+    assert "host" in times["offload"]["step_time"] and "host" not in times["full"]["step_time"]
+    assert times["offload"]["memory_total"] < times["full"]["memory_total"]
+    assert 0 < times["offload"]["host_memory"] <= CHIPS["v6e"].host_bytes
+
+
+def test_every_divisor_of_a_batch_is_a_number_of_microbatches(plan):
+    made, _ = plan("--config=configs/gpt2.py:124m", "--chip=v5e", "--chips=32",
+                   "--config.mesh.fsdp=32", "--config.train.accumulate=5")
+    assert made["choices"][0]["overrides"]["train.accumulate"] == 5
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--remats=ful"], "did you mean 'full'?"), (["--precisions=fp16"], "unknown 'fp16'"),
+    (["--optimizers=adam"], "did you mean 'adamw'?"), (["--out=plan.html"], "--out=NAME.json"),
+    (["--chip=cpu", "--chips=16"], "--chip=cpu is this machine"),
+    (["--serve", "--days=3"], "--days is of a training"),
+    (["--config.train.local_steps=10"], "train.local_steps=0"),
+], ids=lambda x: " ".join(x) if isinstance(x, list) else None)
+def test_flags_that_cannot_be(refused, argv, words):
+    assert words in refused(TINY, *argv)
