@@ -23,7 +23,8 @@ class Heap(NamedTuple):
 
 _AFTER = "*after_optimizations"
 _TOTAL = re.compile(r"\(color=0\)\nTotal bytes: (\d+)")
-_PLACE = re.compile(r"^allocation (\d+): size (\d+), (?!.*\bcolor )(.*)\n((?: value: .*\n)*)", re.M)
+_PLACE = re.compile(r"^allocation (\d+): size (\d+), (?:page \d+, )?(?!.*\bcolor )(.*)\n"
+                    r"((?: value: .*\n)*)", re.M)
 _NAME = r"(\S+?)(?:\{\})?"
 _VALUE = re.compile(rf"^ value: <\d+ {_NAME}(?: \(phi\))? @0> \(size=(\d+),offset=(\d+)\)", re.M)
 _RANGE = re.compile(rf"^    {_NAME}:(\d+)-(\d+)$", re.M)

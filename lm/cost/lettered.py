@@ -164,8 +164,10 @@ class _Reader:
     def op(self, eqn, name, scope, reads, writes, again):
         body = times = product = None
         if name == "scan":
-            body = _program(eqn.params["jaxpr"].jaxpr, self.alphabet, scope, again,
-                            eqn.params["num_consts"], eqn.params["num_carry"])
+            inner = eqn.params["jaxpr"].jaxpr  # versions of jax tell by other names what is carried
+            carried = _same(eqn.outvars, inner.outvars)
+            body = _program(inner, self.alphabet, scope, again,
+                            _same(eqn.invars, inner.invars) - carried, carried)
             times = self.alphabet.read(eqn.params["length"])
         elif name == "while":
             body = _program(eqn.params["body_jaxpr"].jaxpr, self.alphabet, scope, again,
@@ -189,6 +191,11 @@ def _program(jaxpr, alphabet, scope, again, constants=0, carried=0) -> Program:
     inputs = tuple(env[v] for v in jaxpr.invars)
     outputs = tuple(reader.run(jaxpr, env, scope, again))
     return Program(reader.ops, reader.shapes, inputs, outputs, constants, carried)
+
+
+def _same(outside, inside):
+    """How many arrays go into or come out of a scan whole, not as slices."""
+    return sum(o.aval.ndim == i.aval.ndim for o, i in zip(outside, inside, strict=True))
 
 
 _LOOPS = ("scan", "while", "cond")
