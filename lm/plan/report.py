@@ -4,7 +4,7 @@ import math
 import re
 import textwrap
 
-from lm.plan.amounts import GIB, band, count, money, percent, said, seconds, short, three
+from lm.plan.amounts import GIB, band, count, days, money, percent, said, seconds, short, three
 
 WIDTH = 100
 SHOWN = 10      # choices in the table
@@ -148,10 +148,17 @@ def _replicas(x):
     return str(x.get("replicas", "?")) + (f"+{x['spares']}" if x.get("spares") else "")
 
 
+def _days(x):
+    """Low-likely-high; of less than a tenth of a day the likely time alone."""
+    found = x.get("days")
+    short = isinstance(found, dict) and found["likely"] < 0.1
+    return days(found["likely"]) if short else band(found)
+
+
 _TRAIN = {
     "chips": chips, "GiB/limit": _memory, "step, s": lambda x: band(x["step_seconds"]),
     "token/s/chip": lambda x: three(x.get("tokens_per_second_per_chip")),
-    "MFU": lambda x: percent(x.get("mfu")), "days": lambda x: band(x.get("days")), "price": price}
+    "MFU": lambda x: percent(x.get("mfu")), "days": _days, "price": price}
 _SERVE = {
     "chips": chips, "GiB/limit": _memory, "replicas": _replicas,
     "req/s each": lambda x: three((x.get("per_replica") or {}).get("rate_slo")),
