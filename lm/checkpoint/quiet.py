@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import sys
+import traceback
 import warnings
 
 _FREE, _OPEN = "free some and ", "make it writable and "
@@ -26,7 +27,10 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 
 def _not_orbax_task(record: logging.LogRecord) -> bool:
     """Of the arrays of a save that fail, Orbax hands on the first; asyncio would log the others."""
-    return "/orbax/" not in record.getMessage().replace(os.sep, "/")
+    error = record.exc_info[1] if record.exc_info else None
+    frames = traceback.extract_tb(error.__traceback__) if error else ()
+    places = (record.getMessage(), *(frame.filename for frame in frames))
+    return not any("/orbax/" in place.replace(os.sep, "/") for place in places)
 
 
 def _not_late(otherwise, unraisable) -> None:
