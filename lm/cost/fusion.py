@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from lm.cost.lettered import Op, Program, Shape
 
-_HEAVY = {"dot_general", "ragged_dot_general", "ragged_dot", "conv_general_dilated", "scan",
+HEAVY = {"dot_general", "ragged_dot_general", "ragged_dot", "conv_general_dilated", "scan",
           "while", "cond", "gather", "scatter", "scatter-add", "sort", "top_k", "cumsum",
           "pallas_call", "dynamic_update_slice", "argsort", "custom_call", "all_gather",
           "all_to_all", "ppermute", "reduce_scatter", "psum", "device_put"}
@@ -38,7 +38,7 @@ def heads(shape: Shape) -> bool:
 
 def heavy(op: Op) -> bool:
     """Whether an operation's result is an array in memory whoever reads it."""
-    return op.name in _HEAVY or op.name.startswith(("reduce_", "arg"))
+    return op.name in HEAVY or op.name.startswith(("reduce_", "arg"))
 
 
 def count(shape: Shape) -> tuple:

@@ -1,4 +1,4 @@
-"""The most bytes that a lettered program holds at once on one device, beside its arguments.
+"""Which results of a lettered program are arrays in memory: what elementwise work moves.
 
 What a compiler does to a program decides it, so three of its habits are followed. Elementwise work
 is fused into what reads its result; a result is an array in memory only where a matrix product or a
@@ -8,17 +8,12 @@ of every pair of tokens is in no memory where a kernel computes it.
 
 from typing import NamedTuple
 
-import numpy as np
-
 from lm.cost import layout
+from lm.cost.fusion import HEAVY, heavy, tokens
 from lm.cost.lettered import Op, Program
 from lm.mesh.rules import COMPUTE, STORAGE
 
-_HEAVY = {"dot_general", "ragged_dot_general", "ragged_dot", "conv_general_dilated", "scan",
-          "while", "cond", "gather", "scatter", "scatter-add", "sort", "top_k", "cumsum",
-          "pallas_call", "dynamic_update_slice", "argsort", "custom_call", "all_gather",
-          "all_to_all", "ppermute", "reduce_scatter", "psum"}
-_REDUCES = ("reduce_", "arg")
+_APART = {"device_put"}  # what goes to the host's memory is a part of its own
 _FREE = {"convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "transpose", "slice",
          "name", "stop_gradient", "copy", "sharding_constraint", "iota", "split", "concatenate",
          "pad", "rev", "expand_dims", "optimization_barrier", "copy_p"}
@@ -89,7 +84,7 @@ class _Scheduler:
         return Schedule(self.p, steps, frozenset(self._whole()), frozenset(stay))
 
     def _heavy(self, op):
-        return op.name in _HEAVY or op.name.startswith(_REDUCES)
+        return heavy(op) and op.name not in _APART
 
     def _update(self, op):
         """Whether it is elementwise work on parameters and moments, which is done in place."""
@@ -104,7 +99,7 @@ class _Scheduler:
                 continue
             for n in op.writes:
                 readers = self.readers.get(n, [])
-                by_product = any(r.name in _HEAVY for r in readers)
+                by_product = any(r.name in HEAVY - _APART for r in readers)
                 several = len(readers) > 1 and op.name not in _FREE and self._sinks(n) > 1
                 if by_product or n in self.outputs or several:
                     kept.add(n)
@@ -167,11 +162,6 @@ class _Scheduler:
         return whole
 
 
-def tokens(shape) -> bool:
-    """Whether an array has an axis of tokens or rows."""
-    return any(axis.has(x) for axis in shape.axes for x in "Btp")
-
-
 def sizes_of(schedule: Schedule, number: int, s: layout.Setting, kernel: bool, cache: dict):
     """Returns the bytes of one of a body's arrays on one device."""
     shape = schedule.program.shapes[number]
@@ -184,31 +174,3 @@ def sizes_of(schedule: Schedule, number: int, s: layout.Setting, kernel: bool, c
     if key not in cache:
         cache[key] = layout.nbytes(shape, table, s)
     return cache[key]
-
-
-def peak(plan: Schedule, s: layout.Setting, kernel: bool, cache: dict | None = None,
-         where: list | None = None):
-    """Returns the most bytes held at once, without the program's own inputs.
-
-    At the top, outputs take the place of inputs and count nothing. where: gets, for settings of
-    one plan, the arrays that are held at the peak, as (bytes, shape, name of the operation).
-    """
-    cache = {} if cache is None else cache
-    held = {}
-    now, highest = np.zeros(()), np.zeros(())
-    for step in plan.steps:
-        for n in step.makes:
-            held[n] = (sizes_of(plan, n, s, kernel, cache), step.op.name)
-            now = now + held[n][0]
-        inside, below = 0.0, []
-        if step.inner is not None:
-            inside = peak(step.inner, s, kernel, cache, below if where is not None else None)
-        total = now + inside
-        if where is not None and np.any(total > highest):
-            where[:] = [(float(b), plan.program.shapes[n], name)
-                        for n, (b, name) in held.items()] + below
-        highest = np.maximum(highest, total)
-        for n in step.ends:
-            if n in held:
-                now = now - held.pop(n)[0]
-    return highest

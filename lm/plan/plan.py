@@ -38,7 +38,7 @@ def run(parsed: Parsed) -> int:
     if own.serve:
         plan = serve.plan(e, own, chips, _command(), _source(parsed))
         if own.compile:
-            plan["compiled"] = serve.compiled(e, plan["choices"][0])
+            plan["compiled"] = serve.compiled(e, own, plan["choices"][0])
         return _say(own, plan, plan["figures"])
     began = time.monotonic()
     values = options.flatten(dataclasses.asdict(e))

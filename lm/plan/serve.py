@@ -15,7 +15,8 @@ from lm.mesh import devices
 from lm.mesh.config import AXES
 from lm.plan import compile, search
 from lm.plan.config import Config
-from lm.plan.serving.model import Shape
+from lm.plan.serving.lengths import lengths
+from lm.plan.serving.model import PAGE, Shape
 from lm.plan.serving.question import Question
 from lm.plan.serving.size import serve_plan
 
@@ -27,7 +28,7 @@ def plan(e: Experiment, own: Config, chips: dict, command: str, source: str) -> 
     return serve_plan(shape(e, source), Question(**asked), known, command, source)
 
 
-def compiled(e: Experiment, choice: dict) -> dict:
+def compiled(e: Experiment, own: Config, choice: dict) -> dict:
     """Returns what the compiler says of prefill and decode of a choice, in bfloat16.
 
     UserError for 8-bit weights, which no program of ours has yet.
@@ -40,9 +41,11 @@ def compiled(e: Experiment, choice: dict) -> dict:
     e = search.apply(e, {f"mesh.{axis}": n for axis, n in ways.items()})
     s = next(s for s in slices(chip) if s.devices == choice["tensor"] * choice["stage"])
     target = f"{chip.aot}:{s.name}" if chip.aot else f"{chip.name}:{s.chips}"
+    tokens = sum(lengths(text).mean for text in (own.prompt_tokens, own.output_tokens))
+    rows = choice["slots"]  # which share the tokens of a step
     return compile.check_serving(
-        e, target, rows=choice["slots"], slots=2 * e.data.T, prompt=choice["chunk"],
-        cache=cache.root())
+        e, target, rows=rows, slots=-(-int(tokens) // PAGE) * PAGE,
+        prompt=max(1, choice["chunk"] // rows), cache=cache.root())
 
 
 def shape(e: Experiment, name: str = "") -> Shape:

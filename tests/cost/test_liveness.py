@@ -27,18 +27,12 @@ def test_a_result_ends_with_its_last_reader():
     assert first.makes == second.ends and first.ends == () and second.makes[0] in plan.outputs
 
 
-def test_the_peak_is_what_is_held_at_once():
-    plan = planned(lambda x, w, v: (x @ w) @ v, shape("B", "D"), shape("D", "F"), shape("F", "D"))
-    assert liveness.peak(plan, S, True) == 4 * (8 * 64 + 8 * 16)
-
-
 def test_a_loop_has_a_schedule_of_its_own():
     def layers(x, ws):
         return jax.lax.scan(lambda x, w: (x @ w @ w.T, None), x, ws)[0]
     plan = planned(layers, shape("B", "D"), shape("L", "D", "F"))
     loop, = plan.steps
     assert [step.op.name for step in loop.inner.steps if step.op.product] == ["dot_general"] * 2
-    assert liveness.peak(plan, S, True) > liveness.peak(loop.inner, S, True) > 4 * 8 * 64
 
 
 def test_a_size_is_of_one_device():
