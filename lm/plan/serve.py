@@ -6,16 +6,15 @@ import math
 import jax
 
 from lm.base import cache
-from lm.base.errors import UserError
 from lm.cost.chips import CHIPS
 from lm.cost.slices import slices
 from lm.experiment import parts
 from lm.experiment.config import Experiment
+from lm.load.lengths import lengths
 from lm.mesh import devices
 from lm.mesh.config import AXES
 from lm.plan import compile, search
 from lm.plan.config import Config
-from lm.plan.serving.lengths import lengths
 from lm.plan.serving.model import PAGE, Shape
 from lm.plan.serving.question import Question
 from lm.plan.serving.size import serve_plan
@@ -29,23 +28,17 @@ def plan(e: Experiment, own: Config, chips: dict, command: str, source: str) -> 
 
 
 def compiled(e: Experiment, own: Config, choice: dict) -> dict:
-    """Returns what the compiler says of prefill and decode of a choice, in bfloat16.
-
-    UserError for 8-bit weights, which no program of ours has yet.
-    """
-    if choice["weights"] != "bf16":
-        raise UserError(f"--compile checks programs with bf16 weights, the best choice has "
-                        f"{choice['weights']}; give --weights=bf16")
+    """Returns what the compiler says of the engine's steps of a choice."""
     chip = CHIPS[choice["chip"]]
     ways = dict(tensor=choice["tensor"], stage=choice["stage"], data=1, fsdp=1)
     e = search.apply(e, {f"mesh.{axis}": n for axis, n in ways.items()})
     s = next(s for s in slices(chip) if s.devices == choice["tensor"] * choice["stage"])
     target = f"{chip.aot}:{s.name}" if chip.aot else f"{chip.name}:{s.chips}"
     tokens = sum(lengths(text).mean for text in (own.prompt_tokens, own.output_tokens))
-    rows = choice["slots"]  # which share the tokens of a step
+    weights = dict(bf16="bfloat16").get(choice["weights"], choice["weights"])
     return compile.check_serving(
-        e, target, rows=rows, slots=-(-int(tokens) // PAGE) * PAGE,
-        prompt=max(1, choice["chunk"] // rows), cache=cache.root())
+        e, target, slots=choice["slots"], context=-(-int(tokens) // PAGE) * PAGE,
+        chunk=choice["chunk"], weights=weights, cache=cache.root())
 
 
 def shape(e: Experiment, name: str = "") -> Shape:

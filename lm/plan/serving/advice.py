@@ -2,7 +2,7 @@
 """
 
 from lm.cost.figure import Figure, known
-from lm.plan.serving.lengths import lengths
+from lm.load.lengths import lengths
 from lm.plan.serving.schedule import Step
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from lm.base.errors import UserError
 from lm.cost.chips import Chip, Switch
 from lm.cost.figure import Figure, known
+from lm.load.lengths import lengths
 from lm.plan.serving import closed
-from lm.plan.serving.lengths import lengths
 from lm.plan.serving.model import PAGE, Layout, Shape, memory, pages, refusal, smallest_home
 from lm.plan.serving.question import Question
 from lm.plan.serving.recalibrate import recalibrate

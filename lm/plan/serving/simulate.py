@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm.plan.serving.lengths import Lengths, arrivals
+from lm.load.lengths import Lengths, arrivals
 from lm.plan.serving.schedule import Request
 
 KEPT = 0.2, 0.9  # of the requests: the first found an empty server, the last leave one

@@ -10,9 +10,9 @@ import numpy as np
 from lm.base.errors import UserError, nearest
 from lm.cost.chips import Chip
 from lm.cost.figure import explain, named
+from lm.load.lengths import lengths
 from lm.plan.serving.advice import advise, prices
 from lm.plan.serving.candidates import Candidate, candidates
-from lm.plan.serving.lengths import lengths
 from lm.plan.serving.model import PAGE, Shape, pages
 from lm.plan.serving.question import Question
 from lm.plan.serving.simulate import Workload, measure, repeat, simulate

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from lm.load.lengths import lengths
 from lm.plan.serving.closed import largest_rate, separate, steady
-from lm.plan.serving.lengths import lengths
 from lm.plan.serving.schedule import Scheduler, Step
 from lm.plan.serving.simulate import Workload, repeat
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lm.plan.serving.lengths import Lengths, lengths
+from lm.load.lengths import Lengths, lengths
 from lm.plan.serving.schedule import Request, Scheduler
 from lm.plan.serving.simulate import Workload, kept, latencies, measure, repeat, simulate
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lm.base.errors import UserError
-from lm.plan.serving.lengths import arrivals, lengths
+from lm.load.lengths import MOST, arrivals, lengths
 
 RNG = np.random.default_rng(0)
 
@@ -28,7 +28,9 @@ def test_a_file_of_lengths(tmp_path):
     assert x.mean == 105 and set(x.draw(RNG, 100)) == {5, 10, 300}
     (tmp_path / "bad.txt").write_text("5\nten\n")
     (tmp_path / "zero.txt").write_text("5\n0\n")
-    for name, words in (("bad", "one number on each line"), ("zero", "below 1")):
+    (tmp_path / "huge.txt").write_text("5\n1e30\n")
+    for name, words in (("bad", "one number on each line"), ("zero", "below 1"),
+                        ("huge", "above 10,000,000")):
         with pytest.raises(UserError, match=words):
             lengths(str(tmp_path / f"{name}.txt"))
 
@@ -37,11 +39,17 @@ def test_a_file_of_lengths(tmp_path):
     ("lognorma:5", "did you mean 'lognormal'"), ("lognormal", "lognormal:MEAN"),
     ("constant:x", "not understood"), ("uniform:5:2", "the high end"), ("constant:0", "at least 1"),
     ("lognormal:10:-1", "SIGMA"), ("lognormal:nan", "not understood"), ("", "give lognormal"),
-    ("uniform:1:2:3", "not understood"), ("constant:1:2", "not understood")])
+    ("uniform:1:2:3", "not understood"), ("constant:1:2", "not understood"),
+    ("constant:1e300", "at most"), ("uniform:5:1e30", "at most")])
 def test_bad_lengths(text, words):
     with pytest.raises(UserError, match=words) as error:
         lengths(text, "prompt_tokens")
     assert "prompt_tokens" in str(error.value)
+
+
+def test_the_longest_tail_is_cut():
+    drawn = lengths("lognormal:5e6:3").draw(RNG, 1000)
+    assert drawn.min() == 1 and drawn.max() == MOST
 
 
 @pytest.mark.parametrize("text,cv", [("poisson", 1), ("gamma:2", 2), ("gamma:0.5", 0.5),

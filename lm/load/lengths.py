@@ -8,6 +8,7 @@ import numpy as np
 
 from lm.base.errors import UserError, nearest
 
+MOST = 10**7  # tokens that a length may have
 SIGMA = 0.8  # of a lognormal that does not say; public traces of chat lie between 0.7 and 1.2
 _FORMS = "lognormal:MEAN[:SIGMA], constant:N, uniform:LOW:HIGH or a file with a number on each line"
 
@@ -38,7 +39,7 @@ class Lengths:
             out = np.exp(rng.normal(math.log(self.a) - self.b**2 / 2, self.b, n))
         else:
             out = rng.choice(np.array(self.values), n)
-        return np.maximum(1, np.rint(out)).astype(int)
+        return np.rint(np.clip(out, 1, MOST)).astype(int)
 
 
 def lengths(text: str, name: str = "lengths") -> Lengths:
@@ -49,8 +50,8 @@ def lengths(text: str, name: str = "lengths") -> Lengths:
         path = pathlib.Path(text)
         if path.is_file():
             values = tuple(int(x) for x in _numbers(path, name))
-            if min(values) < 1:
-                raise UserError(f"{name}: {text} has a length below 1")
+            if min(values) < 1 or max(values) > MOST:
+                raise UserError(f"{name}: {text} has a length below 1 or above {MOST:,}")
             return Lengths("file", values=values)
         raise UserError(f"{name}={text}: neither a file nor a distribution"
                         f"{nearest(kind, counts)}; give {_FORMS}")
@@ -62,9 +63,9 @@ def lengths(text: str, name: str = "lengths") -> Lengths:
     if not (low <= len(numbers) <= high) or not all(math.isfinite(x) for x in numbers):
         raise UserError(f"{name}={text} is not understood; give {_FORMS}")
     a, b = numbers[0], numbers[1] if len(numbers) > 1 else SIGMA if kind == "lognormal" else 0.0
-    if a < 1 or (kind == "uniform" and b < a) or b < 0:
-        raise UserError(f"{name}={text}: lengths are at least 1, the high end at least the low "
-                        "end, SIGMA at least 0")
+    if not 1 <= a <= MOST or (kind == "uniform" and not a <= b <= MOST) or b < 0:
+        raise UserError(f"{name}={text}: lengths are at least 1 and at most {MOST:,}, the high end "
+                        "at least the low end, SIGMA at least 0")
     return Lengths(kind, a, b)
 
 
