@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from lm.base.options import option, walk
 from lm.experiment.flags import Verb
 from lm.infer.config import Config as Infer
+from lm.load.config import Config as Load
 from lm.nn.precision import PRECISIONS
 from lm.plan.config import Config as Plan
 from lm.scaling import config as scaling
+from lm.serve.config import Config as Serve
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ VERBS = {
                  Checkpoint, True, RUN),
     "generate": Verb("lm.experiment.generate", "continue a prompt with a run's checkpoint",
                      Checkpoint, True, RUN | SAMPLING),
+    "serve": Verb("lm.serve.serve", "answer requests with a run's checkpoint, as OpenAI's API does",
+                  Serve, True, RUN),
+    "bench": Verb("lm.load.bench", "send a server the load of many users, and measure what they "
+                  "would see", Load, config=False),
     "verify": Verb("lm.experiment.verify", "compare every mesh and precision with one device, on "
                    "this CPU; or compile for chips that are not here", Verify),
     "scaling design": Verb("lm.scaling.design", "lay out runs of several budgets and sizes, with "

@@ -9,26 +9,31 @@ import shlex
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from lm.__main__ import main
 from lm.base import options
 from lm.base.errors import UserError
-from lm.experiment import flags, parts, tiny
+from lm.experiment import flags, parts, tiny, trial
+from lm.mesh import devices
+from lm.mesh.config import Config as Mesh
 from lm.verbs import VERBS, listed, named
 
 ROOT = pathlib.Path(__file__).parent.parent
 CODE = sorted((ROOT / "lm").rglob("*.py"))
 
 FLOORS = [
-    {"base"}, {"mesh", "data"}, {"nn"}, {"models"}, {"checkpoint", "cost", "law"},
-    {"train", "infer", "compress"}, {"experiment", "serve"}, {"plan", "sweep"}, {"scaling"},
+    {"base"}, {"mesh", "data", "load"}, {"nn"}, {"models"}, {"checkpoint", "cost", "law"},
+    {"train", "infer", "compress"}, {"experiment"}, {"plan", "sweep", "serve"}, {"scaling"},
     {"verbs"}, {"__main__"}]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Packages that a function may import: optional ones, heavy ones that few runs need, and those of
 # one platform.
 INSIDE = {"sentencepiece", "tokenizers", "tensorflow_datasets", "zstandard", "fcntl",
+          "llguidance", "jinja2",
           "jax.experimental.pallas"}
 
 
@@ -225,6 +230,10 @@ def shrunk(config):
     return [f"--config.{name}={value}" for name, value in changed.items()]
 
 
+# What no program depends on, or what every tiny form is given alike.
+NO_PROGRAM = ("run", "data.corpus", "mesh.target", "infer.prompt")
+
+
 def choices(config):
     """What decides the program of a config's tiny form: no size, but whether there is one."""
     e = parse(["lm", "train", f"--config={config}", *shrunk(config)]).experiment
@@ -234,7 +243,7 @@ def choices(config):
             value = (value > 0) - (value < 0)
         elif isinstance(value, tuple) or str(value)[:1].isdigit():  # a duration
             value = bool(value)
-        found |= {(name, value)} if name not in ("run", "data.corpus", "mesh.target") else set()
+        found |= {(name, value)} if name not in NO_PROGRAM else set()
     return found
 
 
@@ -260,9 +269,18 @@ def trains(config, folder, capfd):
     assert re.search(r"^step 2/2  loss \d", out, re.M)
 
 
-def test_tiny_forms_train_two_steps(tmp_path, capfd):
-    for number, config in enumerate(spanning()):
-        trains(config, tmp_path / str(number), capfd)
+def test_tiny_forms_train_two_steps(tmp_path, capfd, monkeypatch):
+    """On one device: the first by `lm train`, of the others the program alone."""
+    own = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: own)
+    first, *others = spanning()
+    trains(first, tmp_path / "0", capfd)
+    for config in others:
+        e = parse(["lm", "train", f"--config={config}"]).experiment
+        with devices.use(devices.make(Mesh())) as mesh:
+            seen = trial.run(tiny.tiny(e), mesh, 2)
+        assert np.isfinite(seen.losses).all() and seen.last.step == 2, config
+        assert any(np.any(g) for g in jax.tree.leaves(seen.gradients[1])), config
 
 
 @pytest.mark.slow

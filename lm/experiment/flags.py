@@ -95,6 +95,11 @@ def _origin(config, run, plan, verb, values):
     return "run", stored(path)
 
 
+def of_run(run: str | pathlib.Path) -> Experiment:
+    """Returns the experiment that a run directory was made with."""
+    return parse([f"--run={run}"], Verb("", "", from_run=True, short=dict(run="run"))).experiment
+
+
 def planned(path: pathlib.Path) -> tuple[dict, str]:
     """Returns the fields that a plan.json chose, by dotted name, and the run that it is for."""
     if not path.is_file():

@@ -1,11 +1,17 @@
 """`lm generate`: text from a checkpoint, on the terminal as it comes."""
 
+import itertools
 import sys
 
+from lm.base.errors import UserError
 from lm.data.tokenizers import Stream
-from lm.experiment import flags, folder, parts, restore
+from lm.experiment import flags, folder, llm, parts, restore
 from lm.experiment.config import Experiment
-from lm.infer.generate import generate
+from lm.infer.config import Config, Engine
+from lm.infer.core import Core
+from lm.infer.request import Sampling
+
+SLOTS = 16  # samples made at once
 
 
 def run(parsed: flags.Parsed) -> int:
@@ -13,34 +19,64 @@ def run(parsed: flags.Parsed) -> int:
     e = parsed.experiment
     tokenizer = folder.tokenizer(parts.directory(e))
     with parts.on_mesh(e) as mesh:
-        m = parts.model(e, tokenizer.V)
+        m = llm.model(e, tokenizer.V)
         parts.check(m.config, mesh)
         params, _ = restore.params(e, m, parsed.flags.checkpoint, mesh)
-        show(e, m, params, tokenizer)
+        show(e, params, tokenizer, mesh)
     return 0
 
 
-def show(experiment: Experiment, m: parts.Model, params: dict, tokenizer) -> None:
+def show(e: Experiment, params: dict, tokenizer, mesh) -> None:
     """Prints the experiment's samples, each after its prompt."""
-    c = experiment.infer
-    prompt = tokenizer.encode(c.prompt).tolist()
-    if not prompt and tokenizer.eos is not None:
-        prompt = [tokenizer.eos]  # what stands before a document
-    streams = [Stream(tokenizer) for _ in range(c.num_samples)]
-    later = [c.prompt] * c.num_samples
-    context = min(m.config.T, max(experiment.data.T, 1))
+    c, m = e.infer, llm.model(e, tokenizer.V)
+    context = llm.context(e, m)
+    engine = Engine(slots=min(c.num_samples, SLOTS))
+    core = Core(lambda: llm.build(m, params, engine, mesh, V=tokenizer.V, context=context), engine,
+                tokenizer, mesh=mesh, context=context)
+    texts = [c.prompt] * c.num_samples
     _say(_title(0, c) + c.prompt)
-    for tokens in generate(m.declaration, params, lambda B, S: m.new_cache(m.config, B, S),
-                           [prompt] * c.num_samples, c, context=context, eos=tokenizer.eos,
-                           V=tokenizer.V):
-        for i, token in enumerate(tokens):
-            text = "" if token is None else streams[i].feed([token])
-            later[i] += text
-            if i == 0:
-                _say(text)
-    _say(streams[0].end() + "\n")
+    for i, text in _texts(llm.LLM(core), c, context):
+        texts[i] += text
+        if i == 0:
+            _say(text)
+    _say("\n")
     for i in range(1, c.num_samples):
-        _say(_title(i, c) + later[i] + streams[i].end() + "\n")
+        _say(_title(i, c) + texts[i] + "\n")
+
+
+def _texts(model: llm.LLM, c: Config, context: int):
+    """Yields (sample, text) as it comes; a full row goes on from the last half of its context."""
+    prompt = model.tokenizer.encode(c.prompt).tolist()
+    if not prompt and model.tokenizer.eos is not None:
+        prompt = [model.tokenizer.eos]  # what stands before a document
+    if not prompt:
+        raise UserError("the prompt is empty and the tokenizer has no end token to start from; "
+                        "give --prompt")
+    rows = {i: list(prompt) for i in range(c.num_samples)}
+    streams = [Stream(model.tokenizer) for _ in rows]
+    left = [c.max_tokens] * c.num_samples
+    for turn in itertools.count():
+        for row in rows.values():
+            if len(row) >= context:
+                del row[:len(row) - max(context // 2, 1)]
+        order = list(rows)
+        asked = [Sampling(
+            max_tokens=min(left[i], context - len(rows[i])), temperature=c.temperature,
+            top_k=c.top_k, top_p=c.top_p, min_p=c.min_p,
+            seed=(c.seed + i + turn * 65537) % 2**32) for i in order]
+        ended = []
+        for j, event in model.stream([rows[i] for i in order], asked):
+            i = order[j]
+            rows[i] += event.tokens
+            left[i] -= len(event.tokens)
+            yield i, streams[i].feed(event.tokens)
+            if event.finish and (event.finish != "length" or not left[i]):
+                ended.append(i)
+        for i in ended:
+            yield i, streams[i].end()
+            del rows[i]
+        if not rows:
+            return
 
 
 def _title(i, c):

@@ -33,7 +33,6 @@ class Model(NamedTuple):
     config: object
     declaration: Declaration
     loss: Callable            # (model, batch, key) -> objective, means
-    new_cache: Callable       # (config, B, S) -> cache
 
 
 def model(experiment: Experiment, V: int) -> Model:
@@ -48,7 +47,7 @@ def model(experiment: Experiment, V: int) -> Model:
                         "set model.T=-1 or shorten data.T")
     c = dataclasses.replace(c, precision=_precision(c))
     family = FAMILIES[c.family]
-    return Model(c, family.build(c), family.loss, family.new_cache)
+    return Model(c, family.build(c), family.loss)
 
 
 def _precision(c) -> str:

@@ -261,7 +261,7 @@ def _finish(r, where, state):
     e, step = r.parsed.experiment, int(state.step)
     processes.from_first(lambda: _conclude(r, where, step))
     if e.infer.prompt:
-        generate.show(e, r.model, state.params, r.task.tokenizer)
+        generate.show(e, state.params, r.task.tokenizer, r.mesh)
 
 
 def _conclude(r, where, step):

@@ -1,4 +1,4 @@
-"""The model families by name. Each module has `build`, `loss` and, if it decodes, `new_cache`."""
+"""The model families by name. Each module has `build`, `loss` and `check`."""
 
 from lm.models.decoder import model as decoder
 

@@ -10,48 +10,45 @@ from lm.mesh.devices import platform
 from lm.mesh.rules import shard, ways
 from lm.nn.context import BLOCK, gather, ring
 from lm.nn.linear import dropout
-from lm.nn.scores import sees, weigh
+from lm.nn.scores import copies, sees, weigh
 from lm.nn.splash import splash
 
 
-def attend(q_BTNH, k_BSKH, v_BSKH, *, segments_BT=None, index_BT=None, offset_B=None,
-           window: int = 0, softcap: float = 0.0, drop: float = 0.0, key=None, how: str = "auto",
+def attend(q_BTNH, k_BSKH, v_BSKH, *, segments_BT=None, index_BT=None, window: int = 0,
+           softcap: float = 0.0, drop: float = 0.0, key=None, how: str = "auto",
            context: str = "auto"):
     """Returns the causal attention of q over k and v, [B, T, N, H].
 
     segments_BT: tokens attend within their own segment. index_BT: each token's number in the batch,
-    for dropout; with it, columns are in `rules.order`. offset_B: the index in S of each row's
-    first query (a cache); without it T = S and they start together. window: the number of keys
-    back that are seen, itself included; 0 is all. softcap: scores are softcap*tanh(scores/softcap).
-    Scores are scaled by H**-0.5 and normalised in float32. how: one of KINDS. context: how the
-    devices of a shared sequence come by each other's keys and values, `ring` or `gather`.
+    for dropout; with it, columns are in `rules.order`. window: the number of keys back that are
+    seen, itself included; 0 is all. softcap: scores are softcap*tanh(scores/softcap). Scores are
+    scaled by H**-0.5 and normalised in float32. how: one of KINDS. context: how the devices of a
+    shared sequence come by each other's keys and values, `ring` or `gather`.
     """
     drop = drop if key is not None else 0.0
-    K, N, tensor = k_BSKH.shape[2], q_BTNH.shape[2], ways("tensor")
-    if K % tensor and N % tensor == 0:  # a device's query heads need their kv head beside them
-        more = tensor // K if tensor % K == 0 else N // K
+    if (more := copies(k_BSKH.shape[2], q_BTNH.shape[2])) > 1:
         k_BSKH, v_BSKH = (shard(jnp.repeat(x, more, 2), "BSKH") for x in (k_BSKH, v_BSKH))
     with jax.named_scope("attend"):  # so that whoever counts FLOPs can tell them apart
         n = ways("context")
-        if n > 1 and index_BT is not None and offset_B is None and q_BTNH.shape[1] % (2 * n) == 0:
+        if n > 1 and index_BT is not None and q_BTNH.shape[1] % (2 * n) == 0:
             return _over_context(q_BTNH, k_BSKH, v_BSKH, n, how, context, segments_BT=segments_BT,
                                  index_BT=index_BT, window=window, softcap=softcap, drop=drop,
                                  key=key)
-        if how == "auto" or offset_B is not None:  # the kernels have no cache
-            how = _choose(q_BTNH, offset_B, softcap, drop)
+        if how == "auto":
+            how = _choose(q_BTNH, softcap, drop)
         _refuse(how, q_BTNH.shape[1], softcap, drop)
         return pick(KINDS, how, "attention")(
-            q_BTNH, k_BSKH, v_BSKH, segments_BT=segments_BT, index_BT=index_BT,
-            offset_B=offset_B, window=window, softcap=softcap, drop=drop, key=key)
+            q_BTNH, k_BSKH, v_BSKH, segments_BT=segments_BT, index_BT=index_BT, window=window,
+            softcap=softcap, drop=drop, key=key)
 
 
 def _over_context(q, k, v, n, how, context, *, segments_BT, window, softcap, **dropping):
     """Attention of sequences that n devices share, in `rules.order`."""
     T, drop = q.shape[1], dropping["drop"]
-    kernel = _choose(q, None, softcap, drop) == "splash" and T % (256 * n) == 0
+    kernel = _choose(q, softcap, drop) == "splash" and T % (256 * n) == 0
     if how == "splash" or how == "auto" and context != "ring" and kernel:
         _refuse("splash", T // (2 * n), softcap, drop, context)
-        return splash(q, k, v, segments_BT=segments_BT, offset_B=None, window=window,
+        return splash(q, k, v, segments_BT=segments_BT, window=window,
                       softcap=softcap, context=n, **dropping)
     _refuse(how, T, softcap, drop, context)
     if context == "gather" or context == "auto" and drop:
@@ -59,10 +56,10 @@ def _over_context(q, k, v, n, how, context, *, segments_BT, window, softcap, **d
     return ring(q, k, v, segments_BT=segments_BT, window=window, softcap=softcap)
 
 
-def _choose(q, offset, softcap, drop):
+def _choose(q, softcap, drop):
     """The fastest kind that can do what is asked on the platform compiled for."""
     T, H = q.shape[1], q.shape[3]
-    if offset is None and not drop:
+    if not drop:
         if platform() == "tpu" and T % 128 == 0 and H % 8 == 0:
             return "splash"
         if (platform() == "gpu" and not softcap and H % 8 == 0 and H <= 128
@@ -89,27 +86,24 @@ def _refuse(how, T, softcap, drop, context=None):
                         "set model.context='auto'")
 
 
-def dense(q, k, v, *, segments_BT, index_BT, offset_B, window, softcap, drop, key):
+def dense(q, k, v, *, segments_BT, index_BT, window, softcap, drop, key):
     """All scores at once: the reference, and the fastest for short sequences on a CPU."""
-    T, S = q.shape[1], k.shape[1]
-    t = jnp.arange(T)[None, :] if offset_B is None else offset_B[:, None] + jnp.arange(T)
-    mask = sees(t, jnp.arange(S), window)
+    T = q.shape[1]
+    mask = sees(jnp.arange(T)[None], jnp.arange(T), window)
     if segments_BT is not None:
         mask &= segments_BT[:, :, None] == segments_BT[:, None, :]
     thin = functools.partial(dropout, rate=drop, key=key, index_BT=index_BT) if drop else None
     return weigh(q, k, v, mask, softcap, thin)
 
 
-def blocks(q, k, v, *, segments_BT, index_BT, offset_B, window, softcap, drop, key):
+def blocks(q, k, v, *, segments_BT, index_BT, window, softcap, drop, key):
     """A block of queries at a time, over the keys that it can see: memory linear in T."""
-    T, S = q.shape[1], k.shape[1]
+    T = q.shape[1]
 
     @functools.partial(jax.checkpoint, static_argnums=(3, 4))
     def block(q, k, v, start, first):
         t = start + jnp.arange(q.shape[1])
-        t = t[None] if offset_B is None else offset_B[:, None] + t
-        s = first + jnp.arange(k.shape[1])
-        mask = sees(t, s, window)
+        mask = sees(t[None], first + jnp.arange(k.shape[1]), window)
         if segments_BT is not None:
             mask &= (segments_BT[:, start:start + q.shape[1], None]
                      == segments_BT[:, None, first:first + k.shape[1]])
@@ -118,14 +112,12 @@ def blocks(q, k, v, *, segments_BT, index_BT, offset_B, window, softcap, drop, k
     out = []
     for start in range(0, T, BLOCK):
         stop = min(start + BLOCK, T)
-        first, last = 0, S
-        if offset_B is None:  # what every query of the block looks back to, known before the run
-            first, last = max(0, start - window + 1) if window else 0, stop
-        out.append(block(q[:, start:stop], k[:, first:last], v[:, first:last], start, first))
+        first = max(0, start - window + 1) if window else 0  # what any query of it looks back to
+        out.append(block(q[:, start:stop], k[:, first:stop], v[:, first:stop], start, first))
     return jnp.concatenate(out, axis=1)
 
 
-def cudnn(q, k, v, *, segments_BT, index_BT, offset_B, window, softcap, drop, key):
+def cudnn(q, k, v, *, segments_BT, index_BT, window, softcap, drop, key):
     """The fused kernel of NVIDIA GPUs; half precision, no soft-cap."""
     mask = None
     if segments_BT is not None:

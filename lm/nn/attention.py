@@ -1,8 +1,5 @@
 """The attention layer: projections, positions, cache, attention, output."""
 
-import jax
-import jax.numpy as jnp
-
 from lm.mesh.rules import shard
 from lm.nn.attend import attend
 from lm.nn.linear import linear, linears
@@ -37,18 +34,19 @@ class Attention(Module):
         self.k_norm = Norm("rmsnorm", "H", H, eps=eps) if qk_norm else None
 
     def __call__(self, x_BTD, *, angle_BTH=None, segments_BT=None, index_BT=None, cache=None,
-                 offset_B=None, window: int = 0, key=None):
-        """Returns (y_BTD, cache). cache: (k_BSKH, v_BSKH) to write at offset_B and attend over."""
+                 window: int = 0, key=None):
+        """Returns (y_BTD, cache). cache: a `lm.nn.paged.Cache`, which B = 1 row goes through."""
         q, k, v = self._project(x_BTD)
         if angle_BTH is not None:
             q, k = rotate(q, angle_BTH), rotate(k, angle_BTH)
         q_BTNH, k_BSKH, v_BSKH = shard(q, "BTNH"), shard(k, "BSKH"), shard(v, "BSKH")
         if cache is not None:
-            cache = (_write(cache[0], k_BSKH, offset_B), _write(cache[1], v_BSKH, offset_B))
-            k_BSKH, v_BSKH = cache
-        y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, segments_BT=segments_BT, index_BT=index_BT,
-                        offset_B=offset_B, window=window, softcap=self.softcap, drop=self.drop,
-                        key=key, how=self.how, context=self.context)
+            y_BTNH, cache = cache.attend(q_BTNH, k_BSKH, v_BSKH, window=window,
+                                         softcap=self.softcap)
+        else:
+            y_BTNH = attend(q_BTNH, k_BSKH, v_BSKH, segments_BT=segments_BT, index_BT=index_BT,
+                            window=window, softcap=self.softcap, drop=self.drop, key=key,
+                            how=self.how, context=self.context)
         y_BTNH = named(y_BTNH, "attention")
         bias = None if self.o_bias is None else self.o_bias[...]
         y_BTD = linear(shard(y_BTNH, "BTNH"), self.o[...], 2, bias, self.o_product)
@@ -64,10 +62,3 @@ class Attention(Module):
             y = y if bias is None else y + bias[...]
             out.append(y if norm is None else norm(y))
         return out
-
-
-def _write(old_BSKH, new_BTKH, offset_B):
-    """The cache with new keys or values of each row at its own offset."""
-    def row(old, new, offset):
-        return jax.lax.dynamic_update_slice(old, new, (offset, 0, 0))
-    return jax.vmap(row)(old_BSKH, new_BTKH.astype(old_BSKH.dtype), jnp.asarray(offset_B))

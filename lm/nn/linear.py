@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from lm.mesh.devices import platform
 from lm.nn.products import plain
 
+WIDE = 64  # rows
+
 
 def linear(x: jax.Array, w: jax.Array, inputs: int = 1, bias: jax.Array | None = None,
            product: Callable = plain) -> jax.Array:
@@ -32,10 +34,14 @@ def linear(x: jax.Array, w: jax.Array, inputs: int = 1, bias: jax.Array | None =
 
 
 def linears(x: jax.Array, ws: list[jax.Array], products: list[Callable]) -> list[jax.Array]:
-    """Returns linear(x, w, product=product) of each w; on one CPU device as one wider product."""
+    """Returns linear(x, w, product=product) of each w; on one CPU device as one wider product.
+
+    That is, where x has rows enough to be worth a copy of the matrices.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     scaled = any(product is not plain for product in products)  # each matrix by itself
-    if scaled or platform() != "cpu" or not (mesh.empty or mesh.size == 1):
+    few = math.prod(x.shape[:-1]) < WIDE
+    if scaled or few or platform() != "cpu" or not (mesh.empty or mesh.size == 1):
         return [linear(x, w, product=p) for w, p in zip(ws, products, strict=True)]
     wide = jnp.concatenate([w.reshape(w.shape[0], -1) for w in ws], 1)
     ends = list(itertools.accumulate(math.prod(w.shape[1:]) for w in ws))

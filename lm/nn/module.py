@@ -15,6 +15,7 @@ from flax import nnx
 
 from lm.mesh import rules
 from lm.nn.precision import PRECISIONS, Precision
+from lm.nn.quantised import letters
 
 Module = nnx.Module
 
@@ -103,6 +104,14 @@ def stack(module: Module, L: int) -> Module:
     return nnx.merge(graph, wide)
 
 
+def layer(stacked: Module, i) -> Module:
+    """Returns layer i of what `stack` made, or of one whose arrays are lists of each layer's."""
+    def own(leaf):
+        value = leaf.get_value()
+        return leaf if value is None else leaf.replace(value[i])
+    return jax.tree.map(own, stacked, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
 @dataclass(frozen=True, eq=False)
 class Declaration:
     """A model before it has values: its structure and, as nested dicts, shapes and specs.
@@ -178,8 +187,8 @@ def compute(module: Module, dtype) -> Module:
 
 def axes(module: Module):
     """Returns a tree as `module` with each array's letters in its place."""
-    def letters(leaf):
+    def own(leaf):
         if leaf.get_value() is None:
             return leaf
-        return leaf.replace(leaf.get_metadata()["spec"].axes)
-    return jax.tree.map(letters, module, is_leaf=lambda x: isinstance(x, nnx.Variable))
+        return leaf.replace(letters(leaf.get_value(), leaf.get_metadata()["spec"].axes))
+    return jax.tree.map(own, module, is_leaf=lambda x: isinstance(x, nnx.Variable))

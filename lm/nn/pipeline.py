@@ -130,16 +130,15 @@ def pipeline(stage: Callable, weights, x_MBTD, places, p: Plan):
 def in_turn(stage: Callable, weights, x_BTD, memory, S: int):
     """Returns (y_BTD, memory): one batch through the stages, for inference (layer parallelism).
 
-    stage: (weights, x, memory, stage's number) -> (y, memory). memory: a tree of [S, ...], what
-    each stage keeps (a cache); it changes when the batch passes.
+    stage: (weights, x, memory, stage's number, whether it is its turn) -> (y, memory). memory: a
+    tree of [S, ...], what each stage keeps (a cache) and changes in its turn alone.
     """
     stages = jnp.arange(S)
     weights = jax.tree.map(lambda w: w[:, 0], weights)
 
     def tick(carry, t):
         x, memory = carry
-        y, new = rules.over_stages(stage)(weights, x, memory, stages)
-        memory = jax.tree.map(lambda n, o: _where(stages == t, n, o), new, memory)
+        y, memory = rules.over_stages(stage)(weights, x, memory, stages, stages == t)
         return (_spread(jnp.roll(y, 1, 0)), memory), None
 
     x = _spread(jnp.broadcast_to(x_BTD, (S, *x_BTD.shape)))

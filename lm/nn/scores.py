@@ -5,6 +5,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lm.mesh.rules import ways
+
+
+def copies(K: int, N: int) -> int:
+    """Returns how often each of K kv heads is repeated, so that every device has its own heads'.
+
+    A device's query heads, a part of N over `tensor`, need their kv head beside them.
+    """
+    tensor = ways("tensor")
+    if K % tensor == 0 or N % tensor:
+        return 1
+    return tensor // K if tensor % K == 0 else N // K
+
 
 def sees(t_BT, s_S, window: int):
     """Returns which keys each query sees by their times: [B or 1, T, S]. window: 0 is all."""

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lm.mesh.rules import STORAGE, island, order, spec
 
 
-def splash(q_BTNH, k_BSKH, v_BSKH, *, segments_BT, index_BT, offset_B, window, softcap, drop,
+def splash(q_BTNH, k_BSKH, v_BSKH, *, segments_BT, index_BT, window, softcap, drop,
            key, context: int = 1, interpret: bool = False):
     """Returns the causal attention of q over k and v; for the arguments see `attend`.
 

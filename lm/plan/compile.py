@@ -57,15 +57,17 @@ def check(e: Experiment, target: str, *, cache: pathlib.Path,
     return out
 
 
-def check_serving(e: Experiment, target: str, *, rows: int, slots: int, prompt: int,
-                  cache: pathlib.Path, progress: Callable[[str], object] = print,
+def check_serving(e: Experiment, target: str, *, slots: int, context: int, chunk: int,
+                  weights: str, cache: pathlib.Path, progress: Callable[[str], object] = print,
                   limit: float | None = None) -> dict[str, dict]:
-    """Returns the same of a `prefill` of `rows` prompts and of a `decode` step of as many rows.
+    """Returns the same of the engine's steps: `decode`, and `prefill` with it.
 
-    slots: tokens that the cache holds of each row. prompt: tokens of each row that are read in.
+    slots: sequences that decode, of `context` tokens each in the cache. chunk: tokens of prompts
+    beside them. weights: their format, of lm.infer.config.WEIGHTS.
     """
-    return {step: _checked(e, target, dict(step=step, B=rows, S=slots, T=prompt), cache, progress,
-                           limit) for step in ("prefill", "decode")}
+    return {step: _checked(e, target, dict(tokens=tokens, slots=slots, context=context,
+                                           weights=weights), cache, progress, limit)
+            for step, tokens in (("prefill", slots + chunk), ("decode", slots))}
 
 
 def _checked(e, target, serve, cache, progress, limit):

@@ -5,6 +5,7 @@ the compiler's reports into FOLDER/dump and what is found into FOLDER/result.jso
 process that started it, which holds its standard input open.
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -12,18 +13,19 @@ import threading
 import time
 
 import jax
-import jax.numpy as jnp
 
 from lm.base import options
 from lm.base.errors import UserError
 from lm.base.records import read_json, write_json
 from lm.cost import compiled, heap
 from lm.cost.chips import GIB, Chip
-from lm.experiment import parts, topology
+from lm.experiment import llm, parts, topology
 from lm.experiment.config import Experiment
-from lm.infer import generate
-from lm.infer.config import Config as Infer
-from lm.mesh import devices, rules
+from lm.infer import engine
+from lm.infer import shape as shapes
+from lm.infer import weights as formats
+from lm.infer.config import Engine
+from lm.mesh import devices
 from lm.plan import gpu, inventory
 
 BEAT = 15.0   # seconds between two signs of life
@@ -95,29 +97,20 @@ def _watch(dump, chip, say, done):
             say("still compiling")
 
 
-def serving(e: Experiment, mesh, step: str, B: int, S: int, T: int):
-    """Returns a step of text generation as jax hands it to the compiler: B rows of S slots each.
+def serving(e: Experiment, mesh, tokens: int, slots: int, context: int, weights: str):
+    """Returns the engine's step of so many tokens as jax hands it to the compiler.
 
-    step: `prefill`, of T tokens of each row, or `decode`, of one.
+    slots: sequences of `context` tokens each, of which the cache holds all. weights: their format.
     """
     with devices.use(mesh):
         parts.check(e.model, mesh)
-        m = parts.model(e, e.model.V)
-
-        def lie(x, axes, table=rules.STORAGE):
-            where = rules.sharding(mesh, axes, x.shape, table)
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-        params = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype,
-                                                                    sharding=where),
-                              m.declaration.shapes, m.declaration.shardings(mesh))
-        cache = jax.tree.map(lambda x: lie(x, "LBSKH", rules.COMPUTE),
-                             jax.eval_shape(lambda: m.new_cache(m.config, B, S)))
-        tokens = jax.ShapeDtypeStruct((B, T if step == "prefill" else 1), jnp.int32)
-        row, seed = (jax.ShapeDtypeStruct((B,), dtype) for dtype in (jnp.int32, jnp.uint32))
-        index = jax.ShapeDtypeStruct((), jnp.int32)
-        c = Infer(prompt="", seed=0, max_tokens=1, num_samples=1)
-        return generate._forward.lower(m.declaration, params, tokens, row, row, cache, seed, index,
-                                       c, m.config.V)
+        m = llm.model(e, e.model.V)
+        c = Engine(slots=slots, context=context, budget=tokens, weights=weights, prefix_cache=False)
+        shape = shapes.shape(c, m.config, context, 0)
+        shape = dataclasses.replace(shape, pages=slots * -(-context // shape.page))
+        model = engine.Model(m.config, m.declaration,
+                             formats.shapes(m.declaration, mesh, weights))
+        return engine.lowered(model, shape, max(tokens, slots), m.config.V, mesh)
 
 
 def _verdict(chip: Chip, made, refusal, found: heap.Heap | None) -> dict:

@@ -1,6 +1,7 @@
 """The closed forms of memory give the digits that papers print."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from lm.cost import activations, size
@@ -9,6 +10,7 @@ from lm.cost.chips import CHIPS, GIB, override
 from lm.models.decoder import model as decoder
 from lm.models.decoder.config import Config
 from lm.models.decoder.presets import PRESETS
+from lm.nn import paged
 
 # Korthikanti et al. 2022, table 3: microbatch, width, heads, layers, stages, groups of a stage.
 GPTS = {"22B": (4, 6144, 64, 48, 1, 1), "175B": (1, 12288, 96, 96, 8, 3),
@@ -153,5 +155,5 @@ def test_caches_of_the_scaling_book(shape, S, width, printed, exact):
 @pytest.mark.parametrize("name", ["llama3_8b", "gemma_2b", "gpt2_124m", "mixtral_8x7b"])
 def test_a_cache_is_that_of_the_model(name):
     c = Config(**PRESETS[name], precision="bfloat16")
-    made = jax.eval_shape(lambda: decoder.new_cache(c, 3, 1024))
+    made = jax.eval_shape(lambda: paged.heads(c.L, 3 * 64, 16, c.K, c.H, jnp.bfloat16))
     assert size.nbytes(made) == 3 * cache(1024, L=c.L, K=c.K, H=c.H)

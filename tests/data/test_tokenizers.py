@@ -160,6 +160,24 @@ def test_stream_is_decode(bpe, unigram, byte_level, ids, step):
         assert "".join(out) + stream.end() == tokenizer.decode(some)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([0x80, 0xE2, 0x82, 0xAC, 0xED, 0xA0, 0xF0, 0x9F, 255, 65, 0xC3]),
+                max_size=150), st.integers(1, 5))
+def test_stream_of_broken_characters(bpe, byte_level, data, step):
+    """Long runs of bytes that are no text come out, and are still decode, wherever they are cut."""
+    for tokenizer in (plain.Bytes(), bpe, hf.HuggingFace(byte_level, "<|endoftext|>")):
+        ids = [i % tokenizer.V for i in data]
+        stream = tokenizers.Stream(tokenizer)
+        out = [stream.feed(ids[i:i + step]) for i in range(0, len(ids), step)]
+        assert "".join(out) + stream.end() == tokenizer.decode(ids)
+
+
+def test_stream_does_not_hold_back_for_ever():
+    stream = tokenizers.Stream(plain.Bytes())
+    out = [stream.feed([0x80]) for _ in range(1000)]
+    assert len("".join(out)) > 900 and len(stream.ids) < 200
+
+
 def test_stream_holds_back_half_characters(each):
     text = "ab 日本語 🎉 cé\n"
     if isinstance(each, plain.Characters):

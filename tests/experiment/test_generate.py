@@ -7,7 +7,7 @@ import pytest
 
 from lm.data.tokenizers.plain import Bytes
 from lm.experiment import generate as verb
-from lm.experiment import parts
+from lm.experiment import llm, parts
 
 
 @pytest.fixture
@@ -55,22 +55,21 @@ def test_filters_reach_the_sampler(say):
 
 
 def test_what_streams_is_what_the_tokens_decode_to(lm, trained, monkeypatch):
-    made, written = [], []
-    whole = verb.generate
+    made, written = {}, []
+    whole = llm.LLM.stream
 
-    def recording(*args, **options):
-        for tokens in whole(*args, **options):
-            made.append(tokens)
-            yield tokens
-    monkeypatch.setattr(verb, "generate", recording)
+    def recording(*args):
+        for i, event in whole(*args):
+            made.setdefault(i, []).extend(event.tokens)
+            yield i, event
+    monkeypatch.setattr(llm.LLM, "stream", recording)
     monkeypatch.setattr(verb, "_say", written.append)
     assert lm("generate", f"--run={trained}", "--prompt=né", "--max_tokens=60", "--temperature=2",
               "--num_samples=2").code == 0
     text = "".join(written)
     tokenizer = Bytes()
     for i, sample in enumerate(samples(text).values()):
-        ids = [row[i] for row in made if row[i] is not None]
-        assert sample == "né" + tokenizer.decode(ids)
+        assert sample == "né" + tokenizer.decode(made[i])
     assert len(written) > 20, "nothing streamed"
     assert "\ufffd" in text, "nothing awkward was made"
 

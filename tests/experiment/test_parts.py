@@ -19,7 +19,7 @@ from lm.models.decoder.presets import PRESETS
 def counted(fields: dict, T: int) -> tuple[float, dict]:
     """Returns (FLOPs per token by the traced model, what the conventions ask for of it)."""
     c = Config(**fields)
-    m = parts.Model(c, decoder.build(c), decoder.loss, decoder.new_cache)
+    m = parts.Model(c, decoder.build(c), decoder.loss)
     causal = parts.flops_per_token(m, T, devices.make(Mesh(), jax.devices()[:1]))
     shape = dict(L=c.L, N=c.N, H=c.H, T=T)
     windows = [c.windows[i % len(c.windows)] or None for i in range(c.L)]

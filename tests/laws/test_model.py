@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import ragged
 from families import FAMILIES, OTHERS, B, T, V, batch
 
 from lm.models.decoder import model as decoder
@@ -90,30 +91,15 @@ def test_packed_equals_separate(config):
     *((family, "float32") for family in ALL), ("llama", "bfloat16"), ("gemma", "bfloat16"),
     *(pytest.param(family, "bfloat16", marks=pytest.mark.slow) for family in ("gpt2", *OTHERS))])
 def test_decode_equals_forward(family, dtype, one):
-    """A prompt of each row's own length, then a token at a time, gives the forward pass' logits."""
+    """Through pages, in chunks of any size and a token at a time, come the forward pass' logits."""
     config = dataclasses.replace(ALL[family], precision=dtype)
     declaration, params = params_of(config, scale=1.0)
-    model = declaration.bind(params)
-    tokens = jax.random.randint(jax.random.key(0), (3, T), 0, V)
+    tokens = np.asarray(jax.random.randint(jax.random.key(0), (3, T), 0, V))
     whole = logits(declaration, params, tokens)
-    length = jnp.array([1, 4, 7])
-    cache = decoder.new_cache(config, 3, T)
-
-    @jax.jit
-    def run(tokens, offset, cache):
-        positions = offset[:, None] + jnp.arange(tokens.shape[1])
-        x, cache = model(tokens, positions, cache=cache, offset_B=offset)
-        return model.logits(x), cache
-
-    out, cache = run(tokens[:, :8], jnp.zeros(3, int), cache)  # padded: past a row's length is junk
+    turns = [(1, 4, 7), (3, 0, 1), (1, 1, 1), (0, 6, 1), (1, 1, 1), (10, 4, 5)]
+    out = ragged.logits(declaration, params, config, tokens, turns)
     tolerance = dict(rtol=2e-4, atol=2e-4) if dtype == "float32" else dict(rtol=0.05, atol=0.05)
-    for row in range(3):
-        np.testing.assert_allclose(out[row, :length[row]], whole[row, :length[row]], **tolerance)
-    for _ in range(T - 7):
-        out, cache = run(jnp.take_along_axis(tokens, length[:, None], 1), length, cache)
-        expected = jnp.take_along_axis(whole, length[:, None, None], 1)
-        np.testing.assert_allclose(out, expected, **tolerance)
-        length = length + 1
+    np.testing.assert_allclose(out, whole, **tolerance)
 
 
 def value_and_gradient(config, params, data, key=None):

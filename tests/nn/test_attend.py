@@ -13,11 +13,10 @@ from lm.mesh.config import Config as Mesh
 from lm.nn import attend as module
 from lm.nn.attend import attend, blocks, dense, splash
 
-DEFAULTS = dict(segments_BT=None, index_BT=None, offset_B=None, window=0, softcap=0.0, drop=0.0,
-                key=None)
+DEFAULTS = dict(segments_BT=None, index_BT=None, window=0, softcap=0.0, drop=0.0, key=None)
 
 
-def textbook(q_BTNH, k_BSKH, v_BSKH, *, segments_BT, offset_B, window, softcap, **_):
+def textbook(q_BTNH, k_BSKH, v_BSKH, *, segments_BT, window, softcap, **_):
     """Attention query by query and head by head, as one writes it down."""
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
@@ -26,7 +25,7 @@ def textbook(q_BTNH, k_BSKH, v_BSKH, *, segments_BT, offset_B, window, softcap, 
         heads = []
         for n in range(N):
             k, v = k_BSKH[b, :, n * K // N], v_BSKH[b, :, n * K // N]
-            t = np.arange(T)[:, None] + (0 if offset_B is None else offset_B[b])
+            t = np.arange(T)[:, None]
             seen = np.arange(S) <= t
             if window:
                 seen &= np.arange(S) > t - window
@@ -77,8 +76,6 @@ CASES = {
     "one kv head": (dict(K=1), dict(window=7)),
     "a kv head each": (dict(K=4), dict(softcap=3.0)),
     "documents": (dict(), dict(segments_BT=documents(2, 20), window=5, softcap=3.0)),
-    "cache": (dict(S=29), dict(offset_B=np.array([0, 9]))),
-    "cache, window": (dict(T=1, S=29), dict(offset_B=np.array([5, 28]), window=6)),
 }
 
 
@@ -148,7 +145,6 @@ CHOICES = [
     ("tpu", 256, 128, jnp.bfloat16, dict(softcap=50.0), "splash"),
     ("tpu", 200, 128, jnp.bfloat16, {}, "dense"),
     ("tpu", 256, 128, jnp.bfloat16, dict(drop=0.1), "dense"),
-    ("tpu", 1, 128, jnp.bfloat16, dict(offset_B=1), "dense"),
     ("gpu", 256, 64, jnp.bfloat16, {}, "cudnn"),
     ("gpu", 256, 64, jnp.float32, {}, "dense"),
     ("gpu", 256, 256, jnp.bfloat16, {}, "dense"),
@@ -178,13 +174,3 @@ def test_a_kind_asked_for_by_name_refuses_what_it_cannot_do(how, asked, word):
     x = jnp.ones((1, 6, 2, 8))
     with pytest.raises(UserError, match=word):
         attend(x, x, x, how=how, key=jax.random.key(0), **asked)
-
-
-def test_a_cache_is_never_left_to_a_kernel():
-    """The kernels know nothing of offsets: with one, what was asked for by name gives way."""
-    x_BTNH, y_BSKH = (jax.random.normal(jax.random.key(n), (2, n, 2, 8)) for n in (1, 6))
-    offset_B = jnp.array([1, 4])
-    expected = attend(x_BTNH, y_BSKH, y_BSKH, offset_B=offset_B, how="dense")
-    for how in ("cudnn", "splash"):
-        got = attend(x_BTNH, y_BSKH, y_BSKH, offset_B=offset_B, how=how)
-        np.testing.assert_array_equal(got, expected)

@@ -41,8 +41,8 @@ def one_device(args, packed, window=0, softcap=0.0, drop=0.0, key=None):
     """The output of `dense` and the gradients of q, k and v."""
     index, ids = numbers(*args[0].shape[:2])
     return gradients(functools.partial(
-        dense, segments_BT=ids if packed else None, index_BT=index, offset_B=None, window=window,
-        softcap=softcap, drop=drop, key=key))(*args)
+        dense, segments_BT=ids if packed else None, index_BT=index, window=window, softcap=softcap,
+        drop=drop, key=key))(*args)
 
 
 def gradients(f):
@@ -125,7 +125,7 @@ def test_dropout_has_the_bits_of_one_device(sizes):
     (dict(context=2), dict(packed=False, window=100))])
 def test_splash(sizes, options):
     """The TPU's kernel, interpreted."""
-    kind = functools.partial(splash, context=2, interpret=True, offset_B=None, drop=0.0, key=None)
+    kind = functools.partial(splash, context=2, interpret=True, drop=0.0, key=None)
     options = dict(dict(window=0, softcap=0.0), **options)
     compare(make(**sizes), arrays(B=1, T=512, K=2, H=64), kind=kind, tolerance=1e-4, **options)
 
@@ -251,8 +251,7 @@ def test_choice(platform, T, options, asked, called, monkeypatch):
     q = jax.ShapeDtypeStruct((2, T, 4, 64), jnp.float32)
     with devices.use(make(context=4)):
         attend(q, q, q, index_BT=0, key=0, **options, **asked)
-        attend(q, q, q, index_BT=0, offset_B=0, **asked)  # a cache is in its own order
-        attend(q, q, q, **asked)  # and so is what `rules.place` did not place
+        attend(q, q, q, **asked)  # what `rules.place` did not place is in its own order
     assert calls[0] == called
     assert not {"ring", "gather"} & set(calls[1:])
 

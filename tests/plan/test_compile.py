@@ -194,7 +194,8 @@ def test_a_step_that_does_not_fit(tmp_path):
 @needs_tpu
 @pytest.mark.slow
 def test_a_step_of_generation(tmp_path):
-    found = check.check_serving(E, "v5e:1x1", rows=4, slots=256, prompt=128, cache=tmp_path)
+    found = check.check_serving(E, "v5e:1x1", slots=4, context=256, chunk=508, weights="bfloat16",
+                                cache=tmp_path)
     cache = 2 * E.model.L * 4 * 256 * E.model.K * E.model.H * 2   # k and v, in bfloat16
     for step in ("prefill", "decode"):
         assert found[step]["fits"]

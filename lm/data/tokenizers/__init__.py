@@ -86,14 +86,19 @@ class Stream:
         self.decode = tokenizer.decode
         self.ids: list[int] = []  # from the last text that came out, which spaces may depend on
         self.read = 0             # ids[:read] are already out
+        self.limit = _HELD        # so many ids at most, before it is asked what may come out
 
     def feed(self, ids: Iterable[int]) -> str:
         """Returns the text that `ids` complete; characters not yet whole are held back."""
         self.ids += ids
-        out = self._new()
+        out, cut = self._new(), len(self.ids)
         if not out or out.endswith("\ufffd"):
-            return ""
-        self.ids, self.read = self.ids[self.read:], len(self.ids) - self.read
+            if len(self.ids) < self.limit:
+                return ""
+            out, cut = self._broken(out)
+        if out:
+            self.ids, self.read = self.ids[self.read:], cut - self.read
+        self.limit = len(self.ids) + _HELD
         return out
 
     def end(self) -> str:
@@ -105,6 +110,18 @@ class Stream:
     def _new(self):
         return self.decode(self.ids)[len(self.decode(self.ids[:self.read])):]
 
+    def _broken(self, text):
+        """Returns the part of `text` that no later id makes a character of, and where it ends."""
+        for cut in range(len(self.ids) - 8, max(len(self.ids) - 16, self.read), -1):
+            rest = self.decode(self.ids[cut:])
+            if len(rest) > 3 and text.endswith(rest):  # more than are left of one character
+                first = self.decode(self.ids[:cut])[len(self.decode(self.ids[:self.read])):]
+                if first + rest == text:
+                    return first, cut
+        return "", 0
+
+
+_HELD = 32
 
 _MAKERS = {
     "bytes": lambda config, placed: plain.Bytes(),

@@ -35,17 +35,17 @@ class Decoder(Module):
         self.output = None if c.tied else param("DV", sizes, output, "D")
 
     def __call__(self, tokens_BT, positions_BT, *, segments_BT=None, index_BT=None, cache=None,
-                 offset_B=None, key=None):
+                 key=None):
         """Returns (x_BTD, cache): the last layer and, given a cache, the cache after.
 
-        cache: keys and values by layer, (k_LBSKH, v_LBSKH), as `new_cache` makes. offset_B: where
-        in S each row's tokens go. key: for dropout; none without it. index_BT: the tokens' numbers
-        in the batch, as `rules.place` gives them; without it they are in their own order.
+        cache: a `lm.nn.paged.Cache` that knows to which sequences the tokens of the one row
+        belong. key: for dropout; none without it. index_BT: the tokens' numbers in the batch, as
+        `rules.place` gives them; without it they are in their own order.
         """
         x, places, key = self.enter(tokens_BT, positions_BT, segments_BT, index_BT, key)
-        x, cache, _ = layers.run(self.config, self.first, self.layers, x, cache, key,
-                                 dict(places, offset_B=offset_B))
-        return x, cache
+        if cache is not None:
+            return layers.paged(self.config, self.first, self.layers, x, cache, places)
+        return layers.run(self.config, self.first, self.layers, x, key, places)[0], None
 
     def enter(self, tokens_BT, positions_BT, segments_BT, index_BT, key):
         """Returns (x_BTD, places, key): what the layers are given."""
@@ -124,7 +124,7 @@ def loss(model: Decoder, batch: dict, key=None) -> tuple[Mean, dict[str, Mean]]:
         places["weights_BT"] = batch["weights_BT"]
     if c.schedule == "1f1b" and rules.ways("stage") > 1:
         p = layers.plan(c, x.shape[0])
-        x, _ = layers.begin(c, model.first, x, None, key, places)
+        x = layers.begin(c, model.first, x, key, places)
         stage = layers.stage(c, key, p)
         run = pipeline.one_forward_one_backward(
             lambda w, x, place, first: stage(w, x, place[0], first),
@@ -132,7 +132,7 @@ def loss(model: Decoder, batch: dict, key=None) -> tuple[Mean, dict[str, Mean]]:
         micro = jax.tree.map(lambda a: rules.microbatches(a, p.M), (x, (places, aim)))
         objective, (means, aux) = run(layers.arrange(c, model.layers, p), model.rest, *micro)
     else:
-        x, _, aux = layers.run(c, model.first, model.layers, x, None, key, places)
+        x, aux = layers.run(c, model.first, model.layers, x, key, places)
         objective, means = _score(c, model.rest, x, aim)
         objective = objective + aux.get("objective", 0.0)
     count = means["loss"].count
@@ -146,16 +146,3 @@ def _score(c, rest, x_BTD, aim):
     nll, z = cross_entropy(*_ready(c, rest, x_BTD), aim["targets_BT"], aim["weights_BT"],
                            softcap=c.logit_softcap, chunk=c.loss_chunk)
     return nll.total + c.z_loss * z.total if c.z_loss else nll.total, dict(loss=nll)
-
-
-def new_cache(c: Config, B: int, S: int):
-    """Returns an empty cache of S slots for B rows, (k_LBSKH, v_LBSKH).
-
-    A token's slot is its index in its row, so a slot is overwritten before any query can see what
-    an earlier, longer padding left in it.
-    """
-    dtype = jnp.dtype(PRECISIONS[c.precision].compute)
-
-    def zeros():
-        return shard(jnp.zeros((c.L, B, S, c.K, c.H), dtype), "LBSKH")
-    return zeros(), zeros()
