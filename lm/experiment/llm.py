@@ -102,9 +102,9 @@ def _mesh(e):
     mesh = devices.make(c, here)
     for axis in ("data", "context"):
         if mesh.shape[axis] > 1:
-            raise UserError(f"mesh.{axis} = {mesh.shape[axis]} would do the same work so many times "
-                            f"over: set mesh.{axis}=1 and share the model by mesh.tensor, stage or "
-                            "expert, or start as many servers")
+            raise UserError(f"mesh.{axis} = {mesh.shape[axis]} would do the same work so many "
+                            f"times over: set mesh.{axis}=1 and share the model by mesh.tensor, "
+                            "stage or expert, or start as many servers")
     return mesh
 
 

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lm.infer.engine import Engine, Model
 from lm.infer.request import Request, Sampling
 from lm.infer.scheduler import Scheduler
-from lm.infer.shape import Shape
+from lm.infer.shape import RESERVE, Shape, page_bytes
 from lm.infer.steps import Limits
 
 # dtype: its largest number over what the largest key or value seen becomes. What is larger later is
@@ -28,8 +28,10 @@ def ready(model: Model, shape: Shape, V: int) -> Model:
     if shape.dtype not in HEADROOM:
         return model
     length = min(TOKENS, shape.context)
-    # As many bytes at most as the cache will have, at four for each of its one.
-    rows = max(1, min(ROWS, shape.pages * shape.page // (4 * length)))
+    # In no more memory than the cache will have, or than is left beside it.
+    have = shape.pages * page_bytes(model.config, shape.page, shape.dtype)
+    each = page_bytes(model.config, length, model.declaration.precision.compute)
+    rows = max(1, min(ROWS, max(have, RESERVE) // each))
     starts = np.random.default_rng(0).integers(0, V, rows).tolist()
     seen = largest(model, V, [[token] for token in starts], length - 1)
     dtype = jnp.dtype(shape.dtype)
@@ -48,7 +50,8 @@ def largest(model: Model, V: int, prompts: list[list[int]],
     """
     rows, longest = len(prompts), max(map(len, prompts)) + output
     page = min(16, longest)
-    budget, pages = 4 * rows, rows * -(-longest // page)
+    # All prompts in one step: all then end in one, and none has the pages of another.
+    budget, pages = sum(map(len, prompts)), rows * -(-longest // page)
     shape = Shape(slots=rows, context=longest, page=page, pages=pages, budget=budget, ahead=0,
                   queued=rows, queued_tokens=1 << 30, kind="blocks", rows=rows,
                   dtype=model.declaration.precision.compute)

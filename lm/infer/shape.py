@@ -71,11 +71,12 @@ def shape(c: Engine, model, context: int, weights: int, drafts=None) -> Shape:
     page = c.page or (128 if where == "tpu" else 16)
     budget = max(c.budget or (128 if where == "cpu" else 512), c.slots)
     dtype = _dtype(c.cache, model)
-    if kind == "kernel" and not all(_tiled(m, dtype) for m in (model, drafts) if m):
+    uneven = [m.K for m in (model, drafts) if m and not _tiled(m, dtype)]
+    if kind == "kernel" and uneven:
         if jnp.dtype(dtype).itemsize == 1:
-            raise UserError(f"cache = '{c.cache}' needs 2, 4, 8 or a multiple of 16 kv heads on each "
-                            f"TPU, of K = {model.K} over mesh.tensor = {rules.ways('tensor')}; "
-                            "change mesh.tensor, or set cache='auto'")
+            raise UserError(f"cache = '{c.cache}' needs 2, 4, 8 or a multiple of 16 kv heads on "
+                            f"each TPU, of K = {uneven[0]} over mesh.tensor = "
+                            f"{rules.ways('tensor')}; change mesh.tensor, or set cache='auto'")
         kind = "blocks"
     each = page_bytes(model, page, dtype) + (page_bytes(drafts, page, dtype) if drafts else 0)
     full = c.slots * math.ceil(context / page)
@@ -94,7 +95,8 @@ def _dtype(asked: str, model) -> str:
 
 def _tiled(model, dtype) -> bool:
     """Whether the kernel can lay one device's keys and values of a token out in its registers."""
-    words = model.K * copies(model.K, model.N) / rules.ways("tensor") * jnp.dtype(dtype).itemsize / 2
+    K = model.K * copies(model.K, model.N) / rules.ways("tensor")
+    words = 2 * K * jnp.dtype(dtype).itemsize / 4
     return words in (1, 2, 4) or words % 8 == 0
 
 

@@ -60,7 +60,7 @@ def work(job: dict, folder: pathlib.Path) -> dict:
     mesh = devices.make(e.mesh, places)
     write_json(folder / "mesh.json", dict(mesh.shape))   # for who has to do without the rest
     what = job.get("serve")
-    step = f"a {what['step']} step" if what else "the training step"
+    step = f"the engine's step of {what['tokens']} tokens" if what else "the training step"
     say(f"tracing {step} for {len(places)} devices of {chip.name}, {devices.words(mesh.shape)}")
     lowered = serving(e, mesh, **what) if what else topology.lower(e, mesh)
     say("compiling")

@@ -24,6 +24,7 @@ except ImportError as error:
     raise UserError(f"lm serve needs {error.name}; pip install 'lm[serve]'") from None
 
 from lm.experiment import flags, llm, parts
+from lm.mesh import processes, runtime
 from lm.serve import chat
 from lm.serve.app import app, local
 from lm.serve.config import Config
@@ -33,12 +34,24 @@ from lm.serve.service import Service
 
 IDLE = 75      # seconds that a connection without a request is kept: more than proxies keep theirs
 LEAVE = 5      # seconds that connections and the engine have to end once no answer is under way
+LOOK = 1.0     # seconds between two looks at whether all is well
 BACKLOG = 2048
 
 
 def run(parsed: flags.Parsed) -> int:
     """Serves until SIGTERM or Ctrl-C; returns 0, or 1 if it was told twice or the engine failed."""
-    e, c = parsed.experiment, parsed.flags
+    runtime.settle()
+    with processes.joined(parsed.experiment.mesh):
+        if processes.first():
+            return _first(parsed.experiment, parsed.flags)
+        core = llm.load(parsed.experiment, parsed.flags, parsed.flags.checkpoint)
+        core.start()   # it does what the first process' does
+        core.join()
+        return 0
+
+
+def _first(e, c: Config) -> int:
+    """Serves as the process that clients reach."""
     where = parts.directory(e)
     keys, name = api_keys(c.api_key), c.name or where.resolve().name
     template = _template(c.chat_template, where)
@@ -112,7 +125,7 @@ async def _watch(service, drain):
             print(f"ready: {service.name}, {core.context} tokens of context, {s.slots} slots, "
                   f"{s.pages} pages", flush=True)
         service.tick(time.monotonic())
-        await asyncio.sleep(1 if core.ready else 0.05)
+        await asyncio.sleep(LOOK if core.ready else 0.05)
     if service.served:
         say(core.failed)
     drain.begin()

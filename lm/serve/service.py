@@ -201,7 +201,7 @@ class Service:
                     self.core.abort(flight.request.id)
 
     def tick(self, now: float) -> None:
-        """Called every second: signs of life, clients that take nothing, and the engine's."""
+        """To be called now and then: signs of life, clients that take nothing, and the engine's."""
         self.progress.tell(now)
         for answer in self.answers:
             if answer.streams and now - answer.wrote > stream.HEARTBEAT:

@@ -193,13 +193,22 @@ def test_a_step_that_does_not_fit(tmp_path):
 
 @needs_tpu
 @pytest.mark.slow
-def test_a_step_of_generation(tmp_path):
-    found = check.check_serving(E, "v5e:1x1", slots=4, context=256, chunk=508, weights="bfloat16",
+@pytest.mark.parametrize("target, tensor, weights", [
+    ("v5e:1x1", 1, "bfloat16"), ("v6e:1x1", 1, "int8"), ("v5e:2x2", 4, "bfloat16"),
+    ("v6e:2x2", 4, "int4")])
+def test_the_engines_step(target, tensor, weights, tmp_path):
+    """With the ragged kernel, and no second copy of the cache or of any matrix."""
+    e = options.build(Experiment, dict(
+        data=dict(T=512), mesh=dict(data=1, tensor=tensor),
+        model=dict(L=4, D=1024, N=8, K=4, H=128, F=2048, V=8192, T=512, precision="bfloat16")))
+    found = check.check_serving(e, target, slots=8, context=512, chunk=504, weights=weights,
                                 cache=tmp_path)
-    cache = 2 * E.model.L * 4 * 256 * E.model.K * E.model.H * 2   # k and v, in bfloat16
+    c = e.model
+    cache = 2 * c.L * 8 * 512 * c.K // tensor * c.H * 2
     for step in ("prefill", "decode"):
-        assert found[step]["fits"]
+        assert found[step]["fits"], found[step]["error"]
         assert cache < found[step]["arguments"] < found[step]["peak"]
+    assert found["decode"]["temporaries"] < cache / 4
     assert found["decode"]["cycles"]["cycles"] < found["prefill"]["cycles"]["cycles"]
 
 

@@ -36,6 +36,8 @@ def engine():
 def start(engine):
     """Makes a server with flags of its own, a context manager."""
     mesh, compiled = engine
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("lm.serve.serve.LOOK", 0.1)
 
     def make(key="", template=None, waits=True, fails="", **config):
         c = Config(**ENGINE | dict(port=0, access_log="off") | config)
@@ -48,7 +50,8 @@ def start(engine):
             return made
         return Server(Core(own, c, plain.Bytes(), mesh=mesh, context=CONTEXT), c, key,
                       template, waits)
-    return make
+    yield make
+    monkeypatch.undo()
 
 
 @pytest.fixture(scope="session")

@@ -322,6 +322,7 @@ def test_a_full_queue(server, client):
         client.completions.create(model=NAME, prompt=many, max_tokens=400)
     assert int(caught.value.response.headers["retry-after"]) >= 1
     first.close()
+    server.core.engine.delay = 0.0
     server.idle()
     assert client.completions.create(**ASK).choices
 
