@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lm.base.errors import UserError, pick
 from lm.cost.chips import Chip, Torus
 from lm.cost.figure import Figure, known, largest, total
+from lm.nn.paged import LANES
 
 # Bytes of one weight. int8 has a scale a channel, which is nothing; int4 one of 2 bytes per 128.
 WEIGHTS = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5 + 2 / 128}
@@ -152,8 +153,12 @@ def memory(shape: Shape, layout: Layout, slots: int, chunk: int,
 def pages(shape: Shape, layout: Layout, parts: dict[str, Figure], context: float,
           page: int = PAGE) -> Figure:
     """Returns the pages that fit into the memory that `memory` left for them, at least 0.
+
+    TPUs keep a head in whole rows of 128 lanes: of heads of 64, half of the cache is empty.
     """
+    lanes = LANES if layout.chip.aot else 1
     each = (cache_bytes(shape, layout.cache, context)
+            * known("serve.lanes", -(-shape.H // lanes) * lanes / shape.H)
             * known("serve.cache_copies", layout.copies(shape.K))
             / (known("serve.tensor", layout.tensor) * known("serve.stage", layout.stage)))
     return (largest(parts["cache"], 0) / (each * known("serve.page", page))).called(

@@ -48,6 +48,15 @@ def test_active_and_read_parameters_of_a_mixture():
     assert LLAMA.read(1) == LLAMA.read(1000) == LLAMA.active
 
 
+def test_heads_of_64_take_the_room_of_128_on_a_tpu():
+    """As the engine's kernel lays them out; a GPU keeps them as they are."""
+    small = dataclasses.replace(LLAMA, H=LLAMA.H // 2, K=LLAMA.K * 2)
+    for chip, share in (("v5e", 2), ("h100", 1)):
+        layout = Layout(CHIPS[chip], 8, 1, "int8", "bf16")
+        both = [pages(s, layout, memory(s, layout, 32, 128), 8192).value for s in (LLAMA, small)]
+        assert both[0] == pytest.approx(share * both[1])
+
+
 def test_worked_answer_of_memory():
     # The scaling book: 70B in int8 with 32 sequences of 8k need 112 GB, so v5e 4x2 at least.
     needed = weight_bytes(LLAMA, "int8").value + 32 * 8000 * cache_bytes(LLAMA, "int8").value
