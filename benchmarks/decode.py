@@ -3,10 +3,10 @@
     LM_EXTRAS=dev,bench launch/local.sh python benchmarks/decode.py [small] [large]
 
 float32 on this machine's CPU, all cores, greedy. Two processes take turns of some tokens, so that
-whatever else the machine does slows both; both must make the same tokens. Prints, as medians over
-turns: (a) transformers' time a token over ours, one stream; (b) our tokens a second with 16 streams
-over those with one; (c) the bytes of weights that a step of one stream reads a second, beside a
-plain copy of memory (its bytes read; and read and written) in the same turn.
+whatever else the machine does slows both. Prints how many of the first tokens agree and, as medians
+over turns: (a) transformers' time a token over ours, one stream; (b) our tokens a second with 16
+streams over those with one; (c) the bytes of weights that a step of one stream reads a second,
+beside a plain copy of memory (its bytes read; and read and written) in the same turn.
 """
 
 import dataclasses

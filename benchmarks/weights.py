@@ -114,7 +114,8 @@ def main():
             engine = llm.build(m, params, c, mesh, V=tokenizer.V, context=llm.context(e, m))
             size = engine.shape
             total, count = scored(engine.model, tokenizer.V, T, size.dtype, size.kind, rows, mesh)
-            each = shapes.page_bytes(m.config, size.page, size.dtype) // size.page
+            each = shapes.page_bytes(
+                m.config, size.page, size.dtype, size.kind) // size.page
         bits = task.validation.bits_per_byte(total / count)
         base = base or bits
         lines.append(f"| {formats[0]} | {formats[1]} | {bits:.4f} | {bits / base - 1:+.2%} | "

@@ -20,7 +20,7 @@ def run(parsed: flags.Parsed) -> int:
     tokenizer = folder.tokenizer(parts.directory(e))
     with parts.on_mesh(e) as mesh:
         m = llm.model(e, tokenizer.V)
-        parts.check(m.config, mesh)
+        llm.check(m, mesh)
         params, _ = restore.params(e, m, parsed.flags.checkpoint, mesh)
         show(e, params, tokenizer, mesh)
     return 0

@@ -19,7 +19,7 @@ from lm.infer.config import Engine as Config
 from lm.infer.core import Core
 from lm.infer.draft import Draft
 from lm.infer.engine import Engine, Model
-from lm.infer.request import Event, Request, Sampling
+from lm.infer.request import Event, Full, Request, Sampling
 from lm.mesh import devices, runtime
 from lm.mesh.config import AXES
 
@@ -31,10 +31,9 @@ def load(e: Experiment, c: Config, checkpoint: str = "best") -> Core:
     mesh = _mesh(e)
     with devices.use(mesh):
         m = model(e, tokenizer.V)
-        parts.check(m.config, mesh)
-        if m.config.dense_layers and mesh.shape["stage"] > 1:
-            raise UserError("model.dense_layers are in no stage, and have no pages there; serve "
-                            "with mesh.stage=1")
+        check(m, mesh)
+    if c.draft and c.speculate != "draft":
+        raise UserError(f"--draft={c.draft} drafts with --speculate=draft alone; give that too")
     longest = context(e, m)
     small = _draft(c, tokenizer, mesh, c.context or longest) if c.speculate == "draft" else None
 
@@ -67,11 +66,19 @@ def _draft(c, tokenizer, mesh, context):
                         "train it with the same")
     with devices.use(mesh):
         m = model(e, tokenizer.V)
-        parts.check(m.config, mesh)
+        check(m, mesh)
     if m.config.positions == "learned" and context > m.config.T:
         raise UserError(f"{c.draft} has {m.config.T} positions, fewer than the context of "
                         f"{context}; give --context={m.config.T}")
     return e, m
+
+
+def check(m: parts.Model, mesh) -> None:
+    """Raises UserError if the engine cannot have the model on the mesh, which is in use."""
+    parts.check(m.config, mesh)
+    if m.config.dense_layers and mesh.shape["stage"] > 1:
+        raise UserError("model.dense_layers are in no stage, and have no pages there; set "
+                        "mesh.stage=1 to make text")
 
 
 def build(m: parts.Model, params: dict, c: Config, mesh, *, V: int, context: int,
@@ -146,7 +153,11 @@ class LLM:
             while left:
                 # As many at a time as keep the engine busy, however many there are.
                 while waiting and len(self.core.scheduler) < 2 * limits.slots:
-                    self.core.submit(waiting.popleft())
+                    try:
+                        self.core.submit(waiting[0])
+                    except Full:
+                        break
+                    waiting.popleft()
                     self.core.receive()
                 self.core.advance(wait=False)
                 while heard:

@@ -260,7 +260,7 @@ def _finish(r, where, state):
     """The end of a run: its result beside xz's, its curve, its samples."""
     e, step = r.parsed.experiment, int(state.step)
     processes.from_first(lambda: _conclude(r, where, step))
-    if e.infer.prompt:
+    if e.infer.prompt and not (e.model.dense_layers and r.mesh.shape["stage"] > 1):
         generate.show(e, state.params, r.task.tokenizer, r.mesh)
 
 

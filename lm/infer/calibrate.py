@@ -29,8 +29,8 @@ def ready(model: Model, shape: Shape, V: int) -> Model:
         return model
     length = min(TOKENS, shape.context)
     # In no more memory than the cache will have, or than is left beside it.
-    have = shape.pages * page_bytes(model.config, shape.page, shape.dtype)
-    each = page_bytes(model.config, length, model.declaration.precision.compute)
+    have = shape.pages * page_bytes(model.config, shape.page, shape.dtype, shape.kind)
+    each = page_bytes(model.config, length, model.declaration.precision.compute, "blocks")
     rows = max(1, min(ROWS, max(have, RESERVE) // each))
     starts = np.random.default_rng(0).integers(0, V, rows).tolist()
     seen = largest(model, V, [[token] for token in starts], length - 1)

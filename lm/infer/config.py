@@ -36,7 +36,8 @@ class Engine:
     page: int = option(0, "tokens of a page of the cache; 0: 128 on TPU, 16 elsewhere", low=0)
     pages: int = option(0, "pages of the cache; 0: what memory holds, as many as the slots can "
                         "fill at most, and as many again for prefixes", low=0)
-    memory: float = option(0.9, "share of a device's memory for weights and cache", low=0.1,
+    memory: float = option(0.9, "share of a TPU's or GPU's memory for weights and cache; a CPU's "
+                            "cache has 4 GiB at most", low=0.1,
                            high=1.0)
     budget: int = option(0, "tokens of one step: those that decode first, then pieces of prompts; "
                          "0: 512 on TPU and GPU, 128 elsewhere, and never below the slots", low=0)
@@ -56,4 +57,3 @@ class Engine:
     queued_tokens: int = option(0, "tokens of their prompts; 0: eight contexts a slot", low=0)
     ahead: int = option(-1, "steps sent to the device before the last one's tokens are read; -1: 1 "
                         "on TPU and GPU, 0 on a CPU, which gains nothing", low=-1, high=1)
-    seed: int = option(0, "of requests that give none", low=0, high=2**32 - 1)

@@ -1,7 +1,7 @@
 """The engine's loop: requests come in from any thread, steps run in one, news go out.
 
 A server starts the thread; whoever has all requests at hand calls `begin` and then `advance`, which
-depends on no clock, so that several processes of one mesh do the same.
+depends on no clock but for drafts, so that several processes of one mesh do the same.
 """
 
 import collections
@@ -60,7 +60,7 @@ class Core:
 
     def wait(self) -> None:
         """Waits until it is ready. Raises UserError if the engine cannot be made."""
-        while not self.ready and not self.failed:
+        while not self.ready and not self.failed and self.alive:
             self._thread.join(0.02)
         if self.failed:
             raise UserError(self.failed)
@@ -228,8 +228,11 @@ class Core:
         done = self.scheduler.commit(step, made.tokens, ended)
         finished = {id(request) for request in done.finished}
         for request, event in heard:
-            request.first = request.first or now
+            if not request.first:
+                request.first = now
+                self._status.prompt_tokens += len(request.prompt)
             request.last = now
+            self._status.generation_tokens += len(event.tokens)
             request.output += event.tokens
             if id(request) in finished:
                 self._finish(request, event)
@@ -263,12 +266,10 @@ class Core:
     def _record(self, flight, start, now, drafted, accepted):
         step, seconds, status, s = flight.step, now - start, self._status, self.scheduler
         status.last_step = now
-        status.prompt_tokens += step.prefill
-        status.generation_tokens += sum(piece.sample > 0 for piece in step.pieces) + accepted
         if step.prefill:
             rate = step.prefill / max(seconds, 1e-6)
             self._rate = SPEED * self._rate + (1 - SPEED) * rate if self._rate else rate
-        elif self._gate is not None:
+        elif self._gate is not None and not (self.engine.draft and self.engine.draft.behind):
             self._gate.observe(seconds, step.decode, drafted, accepted)
         if self.observe:
             self.observe(StepRecord(start, seconds, str(flight.packed.T), step.prefill,

@@ -20,6 +20,7 @@ class Draft:
         self._pieces: list[Piece] = []
         self._ahead = 0                                    # drafts of the step that is planned
         self._room = engine.shape.budget
+        self.behind = False     # whether the last step was also spent on catching up
 
     def drafts(self, sequence: Sequence, limit: int) -> list[int]:
         """Returns -1 for each draft, min(k, limit) of them; none while it is behind by a step."""
@@ -47,6 +48,7 @@ class Draft:
         """Makes the drafts of a step that is planned; returns the table with them."""
         pieces, self._pieces = self._pieces, []
         ahead, self._ahead, self._room = self._ahead, 0, self.engine.shape.budget
+        self.behind = not all(piece.sample for piece in pieces)
         if not pieces:
             return history_SC
         engine = self.engine

@@ -12,7 +12,7 @@ from lm.infer import turn as turns
 from lm.infer import weights
 from lm.infer.request import TOP
 from lm.infer.sample import adjust, logprobs, sample
-from lm.infer.shape import Shape
+from lm.infer.shape import Shape, layers
 from lm.infer.steps import Step
 from lm.mesh import rules
 from lm.mesh.rules import shard
@@ -213,7 +213,7 @@ def _axes(shape):
 def pools(c, shape: Shape) -> tuple:
     """Returns empty pools for the mesh in use; a stack of each stage's where there are stages."""
     K, S = c.K * paged.copies(c.K, c.N), rules.ways("stage")
-    make = partial(paged.KINDS[shape.kind].make, -(-c.L // S), shape.pages, shape.page, K, c.H,
+    make = partial(paged.KINDS[shape.kind].make, layers(c), shape.pages, shape.page, K, c.H,
                    jnp.dtype(shape.dtype))
     return make() if S == 1 else rules.over_stages(lambda _: make())(jnp.arange(S))
 

@@ -1,17 +1,14 @@
-"""Output that keeps to a JSON schema or a regular expression: masks of the tokens that may come.
+"""Output that keeps to a JSON schema: masks of the tokens that may come.
 
 The work is llguidance's; it is asked what the bytes so far allow, whichever tokens they came in.
 """
 
 import json
-import pathlib
-import tempfile
 
 import numpy as np
 
 from lm.base.errors import UserError
-from lm.data.text import to_bytes
-from lm.data.tokenizers import Tokenizer, hf, plain, sentencepiece
+from lm.data.tokenizers import Tokenizer
 
 # Any split of a text into tokens is allowed, not only the one that the tokenizer would choose: the
 # library then never calls back into Python.
@@ -32,13 +29,7 @@ class Grammars:
             raise UserError("output by a schema needs a package: pip install llguidance") from None
         self.library, self.V, self.eos = llguidance, tokenizer.V, tokenizer.eos
         self.limits = llguidance.LLParserLimits(verbose_errors=False)  # else of many lines
-        if isinstance(tokenizer, hf.HuggingFace):
-            with tempfile.TemporaryDirectory() as folder:
-                tokenizer.save(pathlib.Path(folder))
-                self.vocabulary = llguidance.LLTokenizer(f"{folder}/tokenizer.json",
-                                                         n_vocab=self.V, eos_token=self.eos)
-        else:
-            self.vocabulary = llguidance.LLTokenizer(_Vocabulary(pieces(tokenizer), self.eos))
+        self.vocabulary = llguidance.LLTokenizer(_Vocabulary(tokenizer.pieces(), self.eos))
 
     def schema(self, schema: dict | bool) -> "Grammar":
         """Returns a mask of JSON that a JSON schema describes, without spaces between its values.
@@ -54,26 +45,12 @@ class Grammars:
             text = json.dumps(schema | _OPTIONS, allow_nan=False)
         except (RecursionError, TypeError, ValueError) as error:
             raise UserError(f"the JSON schema is not JSON: {error}") from None
-        return self._grammar(f"start: %json {text}", "JSON schema")
-
-    def regex(self, pattern: str) -> "Grammar":
-        """Returns a mask of text that `pattern` matches as a whole, in the syntax of Rust's regex.
-
-        Raises UserError for one that is wrong, too large, or looks around.
-        """
-        try:
-            made = json.loads(self.library.LLMatcher.grammar_from_regex(pattern))
-        except UnicodeEncodeError as error:
-            raise UserError(f"the regular expression is not text: {error}") from None
-        return self._grammar(made["grammars"][0]["lark_grammar"], "regular expression")
-
-    def _grammar(self, rules, what):
-        matcher = self.library.LLMatcher(self.vocabulary, _ANY_SPLIT + rules, log_level=0,
-                                         limits=self.limits)
+        matcher = self.library.LLMatcher(self.vocabulary, f"{_ANY_SPLIT}start: %json {text}",
+                                         log_level=0, limits=self.limits)
         made = Grammar(matcher, self.V, self.eos)
         if made.error:
-            raise UserError(f"the {what} cannot be kept to: {made.error}; change that, or ask for "
-                            "text and check it")
+            raise UserError(f"the JSON schema cannot be kept to: {made.error}; change that, or ask "
+                            "for text and check it")
         return made
 
 
@@ -131,15 +108,3 @@ class _Vocabulary:
 
     def __call__(self, text):
         return []  # asked of the tokens of text that must follow, which _ANY_SPLIT leaves open
-
-
-def pieces(tokenizer: Tokenizer) -> list[bytes]:
-    """Returns the bytes that each id stands for; none for eos and other control ids."""
-    return _PIECES[type(tokenizer)](tokenizer)
-
-
-_PIECES = {
-    plain.Bytes: lambda t: [*(bytes([i]) for i in range(t.eos)), b""],
-    plain.Characters: lambda t: [to_bytes(c) for c in t.alphabet] + [b""] * (t.eos is not None),
-    sentencepiece.SentencePiece: lambda t: list(t._bytes),
-}

@@ -15,8 +15,8 @@ engine:
     done = scheduler.commit(step, made, ended)  # in the order of planning, some plans later
 
 `made` has the tokens of each piece: none for a chunk that samples nothing; else the drafts that
-were right, and one more. They count only if `piece.live`. The planner's simulator drives this same
-object with requests whose `prompt` is a number, and commits without `made`: one token each.
+were right, and one more. They count only if `piece.live`. The planner's simulator can drive this
+same object with requests whose `prompt` is a number, and commits without `made`: one token each.
 """
 
 from collections import deque

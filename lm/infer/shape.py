@@ -10,7 +10,7 @@ from lm.base.errors import UserError
 from lm.infer.config import Engine
 from lm.mesh import rules
 from lm.mesh.devices import platform
-from lm.nn import paged
+from lm.nn import paged, pipeline
 from lm.nn.places import Sizes
 from lm.nn.precision import PRECISIONS
 from lm.nn.scores import copies
@@ -49,7 +49,7 @@ class Shape:
         """Returns the sizes of the places of a step of T tokens."""
         few = T <= LANES or self.kind == "kernel"
         return Sizes(T=T, B=min(T, self.slots), P=math.ceil(self.context / self.page),
-                           Q=1 if few else LANES, page=self.page)
+                     Q=1 if few else LANES, page=self.page)
 
     def picked(self, T: int) -> int:
         """Returns how many rows are sampled after a step of T tokens: one of three numbers."""
@@ -78,9 +78,17 @@ def shape(c: Engine, model, context: int, weights: int, drafts=None) -> Shape:
                             f"each TPU, of K = {uneven[0]} over mesh.tensor = "
                             f"{rules.ways('tensor')}; change mesh.tensor, or set cache='auto'")
         kind = "blocks"
-    each = page_bytes(model, page, dtype) + (page_bytes(drafts, page, dtype) if drafts else 0)
-    full = c.slots * math.ceil(context / page)
-    pages = c.pages or max(math.ceil(context / page), min(2 * full, _room(c, weights) // each))
+        print(f"K = {uneven[0]} kv heads over mesh.tensor = {rules.ways('tensor')} do not fill the "
+              "registers of a TPU, as 1, 2, 4 or a multiple of 8 would: attention goes without "
+              "its kernel, and is slower")
+    each = sum(page_bytes(m, page, dtype, kind) for m in (model, drafts) if m)
+    one, room = math.ceil(context / page), _room(c, weights)
+    if (c.pages or one) * each > room:
+        raise UserError(
+            f"{c.pages or one} pages of {each / 2**20:.1f} MiB do not fit beside weights of "
+            f"{weights / 2**30:.2f} GiB: {room / 2**30:.2f} GiB are left for the cache; share the "
+            "model over more devices, lower context or pages, or take smaller weights or cache")
+    pages = c.pages or min(max(one, 2 * c.slots * one), room // each)
     return Shape(
         slots=c.slots, context=context, page=page, pages=pages, budget=budget,
         ahead=c.ahead if c.ahead >= 0 else int(where != "cpu"), queued=c.queued,
@@ -100,17 +108,26 @@ def _tiled(model, dtype) -> bool:
     return words in (1, 2, 4) or words % 8 == 0
 
 
-def page_bytes(model, page: int, dtype) -> int:
+def layers(model) -> int:
+    """Returns the layers that a device of the mesh in use keeps pages for."""
+    S = rules.ways("stage")
+    return model.L if S == 1 else pipeline.layout(
+        model.L, S, V=1, M=1, cycle=len(model.windows)).layers
+
+
+def page_bytes(model, page: int, dtype, kind: str) -> int:
     """Returns the bytes of a page of the cache on one device."""
     K = model.K * copies(model.K, model.N)
-    ways = rules.ways("tensor") * rules.ways("stage")
-    return math.ceil(paged.nbytes(model.L, page, K, model.H, dtype) / ways)
+    held = jax.eval_shape(lambda: paged.KINDS[kind].make(layers(model), 1, page, K, model.H, dtype))
+    ways = rules.ways("tensor") if K % rules.ways("tensor") == 0 else 1
+    return sum(x.size * x.dtype.itemsize for x in held) // ways
 
 
 def _room(c, weights):
     """Bytes of a device that the cache may have."""
-    stats = jax.local_devices()[0].memory_stats() if platform() != "cpu" else None
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform == platform() != "cpu" else None
     limit = (stats or {}).get("bytes_limit")
-    if limit is None:
-        return HOST
+    if limit is None:  # a CPU, or a device that is not here
+        return HOST if not c.pages else math.inf
     return max(0, int(limit * c.memory) - weights - RESERVE)

@@ -21,8 +21,8 @@ class Status:
     prefix_hits: int = 0
     drafted: int = 0
     accepted: int = 0
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
+    prompt_tokens: int = 0    # of requests that have got a token, those found in pages too
+    generation_tokens: int = 0  # heard
     hbm: dict[str, int] = field(default_factory=dict)  # bytes of a device by kind
 
 

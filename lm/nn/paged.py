@@ -7,7 +7,6 @@ changed in place (no layer has an array of its own).
 """
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -260,8 +259,3 @@ def _decoding():
 KINDS = dict(blocks=Kind("K....", heads, write, blocks),
              splits=Kind("K....", heads, write, splits),
              kernel=Kind("...K.", tokens, write_tokens, kernel))
-
-
-def nbytes(L: int, S: int, K: int, H: int, dtype) -> int:
-    """Returns the bytes of a page of S tokens, in all layers."""
-    return 2 * math.prod((L, S, K, H)) * jnp.dtype(dtype).itemsize

@@ -44,6 +44,8 @@ def run(parsed: flags.Parsed) -> int:
     with processes.joined(parsed.experiment.mesh):
         if processes.first():
             return _first(parsed.experiment, parsed.flags)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)   # the first process drains, and ends them all
         core = llm.load(parsed.experiment, parsed.flags, parsed.flags.checkpoint)
         core.start()   # it does what the first process' does
         core.join()

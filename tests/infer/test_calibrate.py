@@ -113,7 +113,7 @@ def test_much_text_where_there_is_room(monkeypatch, one):
         asked.append((len(prompts), output + 1)), 2 * (np.ones((32, 8)),))[1])
     sizes = dict(slots=4, budget=8, ahead=0, queued=1, queued_tokens=1, kind="blocks", rows=4)
     big = dataclasses.replace(CONFIG, L=32, N=8, K=8, H=128, precision="bfloat16")
-    assert shape.page_bytes(big, 1, "bfloat16") == 128 << 10
+    assert shape.page_bytes(big, 1, "bfloat16", "blocks") == 128 << 10
     for c, context, pages, right in (
             (CONFIG, 32, 1, (16, 32)), (CONFIG, 1000, 1, (16, 128)), (big, 1000, 1, (4, 128)),
             (big, 32, 1, (16, 32)), (big, 1000, 100, (6, 128)), (big, 1000, 1000, (16, 128))):

@@ -108,6 +108,13 @@ MESHES = {
 }
 
 
+@slow
+def test_stages_of_whole_cycles_of_windows():
+    """Six layers in cycles of two lie in stages of four and two."""
+    m = model("gemma", windows=(5, 0), deep=6)
+    check(LLM(m.core(Mesh(data=1, stage=2))), m, prompts(13, 3, 21, 9, 40))
+
+
 @pytest.mark.parametrize("mesh", [
     pytest.param(name, marks=[slow] * (name not in ("tensor 4", "stage 2, tensor 2", "expert 2")))
     for name in MESHES])

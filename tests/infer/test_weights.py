@@ -151,7 +151,7 @@ def right(c, format, count=6):
     return [row[len(prompt):] for row, prompt in zip(rows, PROMPTS, strict=True)]
 
 
-QUICK = [(DENSE, {}, "int8"), (DENSE, dict(tensor=2), "int4"), (DENSE, dict(stage=2), "int8"),
+QUICK = [(DENSE, {}, "int8"), (DENSE, dict(stage=2, tensor=2), "int4"),
          (EXPERTS, dict(expert=2), "fp8")]
 MESHES = [{}, dict(tensor=2), dict(stage=2, tensor=2), dict(fsdp=2), dict(expert=2, tensor=2)]
 SLOW = [case for case in itertools.product((DENSE, EXPERTS), MESHES, FORMATS) if case not in QUICK]

@@ -26,9 +26,9 @@ GREEDY = Sampling(max_tokens=10, temperature=0.0, ignore_eos=True)
 class Model:
     """Parameters ten times as large as at the start, so that its text does not repeat."""
 
-    def __init__(self, family, **changes):
+    def __init__(self, family, deep=2, **changes):
         self.config = dataclasses.replace(
-            FAMILIES.get(family) or FAMILIES["llama"], L=2, unroll=1, T=CONTEXT, V=TOKENIZER.V,
+            FAMILIES.get(family) or FAMILIES["llama"], L=deep, unroll=1, T=CONTEXT, V=TOKENIZER.V,
             **changes)
         self.declaration = decoder.build(self.config)
         self.parts = parts.Model(self.config, self.declaration, decoder.loss)
