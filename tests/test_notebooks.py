@@ -1,28 +1,18 @@
-"""The notebooks' cells, run as they stand: commands by a shell, the rest as Python."""
+"""The notebooks' cells, run as they stand: commands by `main`, the rest as Python."""
 
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
+import shlex
+import string
+
+from lm.__main__ import main
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# What a notebook has and Python has not: lines that begin with !, and pictures.
-BEFORE = f"""
-import string, subprocess
-def shell(text):
-    words = string.Template(text).substitute(globals())
-    words = words.replace("launch/local.sh lm", {sys.executable!r} + " -m lm")
-    done = subprocess.run(words, shell=True, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-"""
-
 
 def cells(name):
-    """The code of a notebook as Python."""
+    """The code of a notebook as Python: lines that begin with ! call `shell`, HTML is `print`."""
     book = json.loads((ROOT / "notebooks" / name).read_text())
     for cell in book["cells"]:
         if cell["cell_type"] == "code":
@@ -30,13 +20,19 @@ def cells(name):
             yield text.replace("from IPython.display import HTML", "HTML = print")
 
 
-def test_the_plan(tmp_path):
-    env = dict(os.environ, LM_ROOT=str(ROOT), LM_OUT=str(tmp_path), JAX_PLATFORMS="cpu",
-               PYTHONPATH=str(ROOT))
-    done = subprocess.run([sys.executable, "-c", "\n".join([BEFORE, *cells("plan.ipynb")])],
-                          capture_output=True, text=True, env=env, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "the step waits for" in done.stdout
-    assert "train.days = " in done.stdout
-    assert "<svg" in done.stdout
+def test_the_plan(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("LM_ROOT", str(ROOT))
+    monkeypatch.setenv("LM_OUT", str(tmp_path))
+
+    def shell(text):
+        words = shlex.split(string.Template(text).substitute(names))
+        assert words[:2] == ["launch/local.sh", "lm"]
+        assert main(words[2:]) == 0
+    names = dict(shell=shell)
+    exec("\n".join(cells("plan.ipynb")), names)
+    said = capsys.readouterr().out
+    assert "the step waits for" in said
+    assert "train.days = " in said
+    assert "<svg" in said
     assert (tmp_path / "limits.json").exists()

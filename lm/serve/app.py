@@ -195,7 +195,7 @@ async def _models(request):
     service = request.app.state.service
     service.allows(_header(request.scope, b"authorization"))
     model = dict(id=service.name, object="model", created=service.created, owned_by="lm",
-                 max_model_len=service.core.context)
+                 max_model_len=service.room)
     if "model" in request.path_params:
         service.knows(request.path_params["model"])
         return wire.answer(model)
@@ -210,7 +210,7 @@ async def _tokenize(request):
         raise refuse("prompt", "prompt is missing")
     found = (await completions.encode(given["prompt"], service.core.tokenizer, "prompt")
              if given["prompt"] else [])
-    return wire.answer(dict(tokens=found, count=len(found), max_model_len=service.core.context))
+    return wire.answer(dict(tokens=found, count=len(found), max_model_len=service.room))
 
 
 async def _detokenize(request):
@@ -238,7 +238,8 @@ async def _metrics(request):
 
 async def _load(request):
     service = request.app.state.service
+    service.allows(_header(request.scope, b"authorization"))
     return wire.answer(service.metrics.load() | dict(model=service.name, ready=service.core.ready,
                                                      draining=service.draining,
                                                      key=bool(service.keys),
-                                                     context=service.core.context))
+                                                     context=service.room))

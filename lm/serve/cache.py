@@ -44,8 +44,9 @@ class Cache:
         size = _bytes(flight)
         if size > self.most:
             return
+        flight.request.mask = None   # which is large, and nobody asks it again
+        self.bytes += size - self.done.pop(flight.key, (None, 0))[1]
         self.done[flight.key] = flight, size
-        self.bytes += size
         while self.bytes > self.most:
             self.bytes -= self.done.popitem(last=False)[1][1]
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import datetime
+import json
 from collections.abc import Callable
 
 from starlette.requests import Request
@@ -82,15 +84,21 @@ def _part(value, name):
 
 
 def plain(messages: list[dict]) -> str:
-    """Returns 'role: content' lines, and the beginning of the assistant's."""
+    """Returns 'role: content' lines, and the beginning of the assistant's; Refused for a name,
+    which has no place there."""
+    for i, message in enumerate(messages):
+        if "name" in message:
+            raise refuse(f"messages[{i}].name", f"messages[{i}].name is not supported here: there "
+                         "is no chat template to write it; leave it out", "unsupported")
     return "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant:"
 
 
 def template(source: str, where: str) -> Callable[[list[dict]], str]:
     """Returns the function from messages to a prompt that a Jinja template is.
 
-    It is called as Hugging Face's are, in a sandbox; special tokens it writes itself. Raises
-    UserError if it is none.
+    In a sandbox that has what Hugging Face's has: loop controls, their tojson, strftime_now and
+    raise_exception; but no tools, and bos_token and eos_token are empty. What it writes is encoded
+    as text, the names of special tokens too. Raises UserError if it is none.
     """
     try:
         from jinja2 import TemplateError
@@ -100,14 +108,23 @@ def template(source: str, where: str) -> Callable[[list[dict]], str]:
 
     def stop(message):
         raise TemplateError(message)
-    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    made.globals["raise_exception"] = stop
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                         extensions=["jinja2.ext.loopcontrols"])
+    made.globals |= dict(raise_exception=stop,
+                         strftime_now=lambda form: datetime.datetime.now().strftime(form))
+    made.filters["tojson"] = _json
     try:
         ready = made.from_string(source)
     except TemplateError as error:
         raise UserError(f"chat template {where}: {error}") from None
     return lambda messages: ready.render(messages=messages, add_generation_prompt=True,
                                          bos_token="", eos_token="")
+
+
+def _json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """Jinja's own writes for HTML: it escapes quotes and brackets."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                      sort_keys=sort_keys)
 
 
 def _render(made, messages):

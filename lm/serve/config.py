@@ -10,12 +10,15 @@ from lm.infer.config import Engine
 class Config(Engine):
     """The flags of `lm serve`."""
 
+    seed: int = option(0, "of requests that give none; 0: another each time", low=0,
+                       high=2**32 - 1)
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: every one of this machine's")
     port: int = option(8000, "port to listen on; 0: any that is free", low=0, high=65535)
     checkpoint: str = option("best", "which checkpoint of the run: best, latest or a step")
     name: str = option("", "what clients call the model; empty: the run directory's name")
     api_key: str = option("", "what clients must send as Bearer token, or @FILE with one a line; "
-                          "empty: $LM_API_KEY, and where that is empty too, nothing")
+                          "empty: $LM_API_KEY, and where that is empty too, nothing; the page, "
+                          "/metrics and the probes stay open")
     cors: str = option("", "origins whose pages may call, as in 'https://a.org,https://b.org', or "
                        "*; empty: none but the server's own")
     max_body: int = option(2 << 20, "bytes of a request's body at most", low=1024)
@@ -28,7 +31,8 @@ class Config(Engine):
     metrics: str = option("vllm", "prefix of the names in /metrics that vLLM has too, which "
                           "gateways and dashboards know; lm: our own")
     chat_template: str = option("", "a Jinja file that makes a prompt of a chat's messages; empty: "
-                                "the run's chat_template.jinja, or else 'role: content' lines")
+                                "the run's chat_template.jinja, or else 'role: content' lines; "
+                                "names of special tokens that it writes are plain text")
     access_log: str = option("stderr", "where a JSON line for each request goes: stderr, off or a "
                              "file")
     stall: float = option(60.0, "seconds without a step, while there is work, after which the "

@@ -43,7 +43,7 @@ async def respond(request: Request, answer: Answer, asked: Asked, shape: Shape):
     if answer.gone:
         request.state.record["status"] = 499  # nobody is there to read it
         return Response()
-    if wrong := _wrong(answer, pieces):
+    if wrong := _wrong(answer, zip(answer.choices, pieces, strict=True)):
         raise wire.Refused(*wrong)
     choices = [shape.whole(c, piece, service.spelling)
                for c, piece in zip(answer.choices, pieces, strict=True)]
@@ -66,7 +66,7 @@ class _Stream:
             await send(dict(type="http.response.start", status=200, headers=[
                 (k.lower().encode(), v.encode()) for k, v in fields.items()]))
             async for new in answer.pieces():
-                wrong = _wrong(answer, [piece for _, piece in new])
+                wrong = _wrong(answer, new)
                 events = b"".join(self._events(new, service.spelling))
                 await self._write(send, events + (wire.event(wire.error(*wrong)) if wrong
                                                   else b""))
@@ -110,13 +110,17 @@ async def _watch(receive, answer):
     answer.hang_up()
 
 
-def _wrong(answer, pieces):
-    """Status and words, where the answer did not come to its own end."""
-    for piece in pieces:
+def _wrong(answer, new):
+    """Status, words and what is to blame, where the answer did not come to its own end."""
+    for choice, piece in new:
         if piece.finish in SAID:
+            mask = choice.flight.request.mask
+            if piece.error and mask is not None and piece.error == mask.error:
+                return (400, f"the output cannot keep to the format: {piece.error}",
+                        "response_format")
             status, said = SAID[piece.finish]
-            return status, piece.error or answer.cut or said
-    return (503, answer.cut) if answer.cut else None
+            return status, piece.error or answer.cut or said, None
+    return (503, answer.cut, None) if answer.cut else None
 
 
 def note(scope, answer: Answer) -> None:

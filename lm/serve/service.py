@@ -102,18 +102,27 @@ class Service:
             raise Refused(404, f"there is no model {show(model)} here; there is "
                           f"'{self.name}'", "model", "model_not_found")
 
+    @property
+    def room(self) -> int:
+        """Tokens that one sequence may have, prompt and output: those of the context, or of the
+        cache where that is smaller; the last one made takes no place there."""
+        if self.core.scheduler is None:
+            return self.core.context
+        limits = self.core.scheduler.limits
+        return min(self.core.context, limits.pages * limits.page + 1)
+
     def fits(self, asked: Asked, prompt: list[int], param: str) -> int:
         """Returns how many tokens may be made of a prompt; Refused where it is too long."""
-        n, context = len(prompt), self.core.context
+        n, room = len(prompt), self.room
         most = asked.values.get("max_tokens")
-        if n + (most or 1) > context:
-            cure = ("shorten the prompt" if n >= context else
-                    f"ask for at most {context - n}")
+        if n + (most or 1) > room:
+            what = "model" if room == self.core.context else "cache"
+            cure = "shorten the prompt" if n >= room else f"ask for at most {room - n}"
             wants = f" and {most} are to be made" if most else ""
-            raise refuse(param if n >= context else "max_tokens", f"the model takes {context} "
-                         f"tokens, prompt and output; the prompt has {n}{wants}: {cure}",
+            raise refuse(param if n >= room else "max_tokens", f"the {what} takes {room} tokens, "
+                         f"prompt and output; the prompt has {n}{wants}: {cure}",
                          "context_length_exceeded")
-        return context - n
+        return room - n
 
     async def make(self, asked: Asked, prompts: list[list[int]], rest: Callable[[int], int],
                    request, param: str, prefix: str) -> Answer:
@@ -127,6 +136,8 @@ class Service:
             raise refuse(param, f"{len(prompts)} prompts with {asked.n} choices each are more than "
                          f"{parameters.CHOICES} choices; send several requests")
         masks = await self._masks(asked, len(prompts) * asked.n)
+        if "logprobs" in asked.values:
+            await asyncio.to_thread(lambda: self.spelling.pieces)
         fits = [rest(self.fits(asked, prompt, param)) for prompt in prompts]
         answer.choices = [Choice(answer, i * asked.n + j, prompt)
                           for i, prompt in enumerate(prompts) for j in range(asked.n)]

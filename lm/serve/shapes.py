@@ -2,10 +2,8 @@
 
 import functools
 
-from lm.infer.grammar import pieces
 from lm.infer.request import Logprob
 from lm.serve.stream import Answer, Choice
-from lm.serve.wire import whole
 
 LEAST = -9999.0   # in place of minus infinity, which JSON has not
 
@@ -17,17 +15,13 @@ class Spelling:
         self.tokenizer = tokenizer
 
     @functools.cached_property
-    def _pieces(self):
-        try:
-            return pieces(self.tokenizer)
-        except KeyError:  # of a tokenizer whose tokens' bytes nobody knows
-            return None
+    def pieces(self) -> list[bytes]:
+        """The bytes of each; slow to make the first time, of a large vocabulary."""
+        return self.tokenizer.pieces()
 
     def bytes(self, token: int) -> bytes:
         """Returns its bytes."""
-        if self._pieces is None:
-            return whole(self.tokenizer.decode([token])).encode()
-        return self._pieces[token]
+        return self.pieces[token]
 
     def text(self, token: int) -> str:
         """Returns its text; where it is a part of a character, its bytes as OpenAI writes them."""

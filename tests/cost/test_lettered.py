@@ -38,7 +38,13 @@ def test_no_config_is_forgotten():
     assert {config.partition(":")[0] for config in CONFIGS} == files
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+# Whose programs are those of others of their file, in other sizes.
+SIZES = {"shakespeare_char.py:gpt2", "gpt2.py:355m", "gpt2.py:1.5b", "llama3.py:tiny",
+         "llama3.py:1b", "llama3.py:70b", "moe.py:tiny", "moe.py:qwen3"}
+
+
+@pytest.mark.parametrize("config", [
+    pytest.param(config, marks=[pytest.mark.slow] * (config in SIZES)) for config in CONFIGS])
 def test_letters_explain_every_axis_of_a_shipped_config(config):
     assert lettered.unread(traced(config)) == []
 

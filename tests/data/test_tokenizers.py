@@ -252,6 +252,53 @@ def test_foreign_model_keeps_its_ways(foreign):
     assert tokenizer.decode(tokenizer.encode("abc  def")) == "abc def"
 
 
+def test_every_id_has_its_bytes(each):
+    made = each.pieces()
+    assert len(made) == each.V and all(type(piece) is bytes for piece in made)
+    assert each.eos is None or made[each.eos] == b""
+    for i, piece in enumerate(made):
+        if lossless(each):
+            assert to_text(piece) == each.decode([i])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 402), max_size=20))
+def test_pieces_of_byte_level(byte_level, ids):
+    """Whatever the tokens, added ones and those whose letters are none of bytes' too."""
+    import tokenizers as package
+    made = package.Tokenizer.from_str(byte_level)
+    made.add_tokens(["日本", "éé"])
+    made.add_special_tokens(["<|im_end|>"])
+    tokenizer = hf.HuggingFace(made.to_str(), "<|endoftext|>")
+    assert tokenizer.V == 403
+    pieces = tokenizer.pieces()
+    assert b"".join(pieces[i] for i in ids).decode("utf-8", "replace") == tokenizer.decode(ids)
+    assert {piece for piece in pieces if len(piece) == 1} >= {bytes([b]) for b in range(256)}
+    assert pieces[402] == b""
+
+
+def fallback(decoder):
+    """A tokenizer.json as those made of SentencePiece models, with a hole among its ids."""
+    import tokenizers as package
+    vocabulary = {"<unk>": 0, "</s>": 1, "<0xE2>": 2, "▁a": 3, "b": 4, "▁": 5, "<0x41>": 6, "é": 8}
+    made = package.Tokenizer(package.models.BPE(vocabulary, [], byte_fallback=True,
+                                                unk_token="<unk>"))
+    made.decoder = decoder(package.decoders)
+    made.add_special_tokens(["<unk>", "</s>"])
+    return hf.HuggingFace(made.to_str(), "</s>")
+
+
+def test_pieces_with_bytes_to_fall_back_on():
+    for decoder in (
+            lambda d: d.Sequence([d.Replace("▁", " "), d.ByteFallback(), d.Fuse(),
+                                  d.Strip(" ", 1, 0)]),
+            lambda d: d.Sequence([d.Replace("▁", " "), d.ByteFallback(), d.Fuse()])):
+        assert fallback(decoder).pieces() == [
+            b"", b"", b"\xe2", b" a", b"b", b" ", b"A", b"", "é".encode()]
+    tokenizer = fallback(lambda d: d.Metaspace())
+    assert tokenizer.pieces()[2:6] == [b"<0xE2>", b" a", b"b", b" "]
+
+
 def test_special_tokens_in_text_are_text(byte_level):
     tokenizer = hf.HuggingFace(byte_level, "<|endoftext|>")
     ids = tokenizer.encode("a<|endoftext|>b")

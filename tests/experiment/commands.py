@@ -9,9 +9,11 @@ import sys
 import time
 from typing import NamedTuple
 
+import jax
 import pytest
 
 from lm.__main__ import main
+from lm.plan import train
 
 SENTENCE = "the a model reads one token then next of text with loss café\n"
 
@@ -60,6 +62,17 @@ def lm(capfd):
         code = main([str(word) for word in argv])
         return Ended(code, *capfd.readouterr())
     return run
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """This process has one device, for which programs compile faster; its runs are not predicted.
+
+    For runs of which neither the mesh nor what is said of their time matters.
+    """
+    own = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: own)
+    monkeypatch.setattr(train, "expect", lambda *_: None)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import gzip
 import json
 import logging
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -166,26 +165,19 @@ def test_a_run_directory_that_is_a_file(refused, tiny, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_another_corpus_under_a_run(refused, lm, tiny, trained, tmp_path, files, place):
-    """The same config, but the text that it names has changed."""
+def test_another_text_under_a_run(alone, refused, lm, tiny, tmp_path, files, place):
+    """The same config, but the text that it names has changed; then its vocabulary has, too."""
     run, text = tmp_path / "run", tmp_path / "text.txt"
     shutil.copy(place / "text.txt", text)
-    corpus = f"--config.data.corpus={text}"
-    assert lm("train", tiny, f"--run={run}", corpus, "--config.train.length=1").code == 0
-    before = files(run)
-    text.write_text(text.read_text() + " and more")
-    refused("train", tiny, f"--run={run}", corpus, "--config.train.length=1",
-            says=["trained on other text", str(text), "another --run"])
-    assert files(run) == before
-
-
-def test_a_tokenizer_of_another_vocabulary(refused, lm, tiny, tmp_path, files, place):
-    run, text = tmp_path / "run", tmp_path / "text.txt"
-    shutil.copy(place / "text.txt", text)
+    (run / ".tokenizer.12345").mkdir(parents=True)   # of a start killed between two system calls
     argv = (tiny, f"--run={run}", f"--config.data.corpus={text}",
             "--config.data.tokenizer=characters", "--config.train.length=1")
     assert lm("train", *argv).code == 0
+    assert (run / "tokenizer" / "lm_tokenizer.json").exists(), "left half written and made again"
     before = files(run)
+    text.write_text(text.read_text() + " and text")
+    refused("train", *argv, says=["trained on other text", str(text), "another --run"])
+    assert files(run) == before
     text.write_text(text.read_text() + "日本語")
     old = len(set((place / "text.txt").read_text()))
     for name, more in (("train", argv), ("eval", (f"--run={run}",))):
@@ -217,7 +209,7 @@ def test_a_run_without_checkpoints(refused, trained, tmp_path, name, files):
     refused(name, f"--run={tmp_path}", says="no run directory")
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(lm, tiny, trained, tmp_path, records):
+def test_a_damaged_newest_checkpoint_is_passed_over(alone, lm, tiny, trained, tmp_path, records):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     data = max((run / "checkpoints" / "12" / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
@@ -306,7 +298,7 @@ def test_a_disk_that_fills_while_the_record_is_written(command, tiny, tmp_path, 
         assert "o space left" in err
 
 
-def test_a_read_only_run_directory(command, refused, lm, tiny, trained, tmp_path):
+def test_a_read_only_run_directory(alone, refused, lm, tiny, trained, tmp_path):
     with mounted(tmp_path / "fixed", "2m") as fixed:
         shutil.copytree(trained, fixed / "run")
         subprocess.run(["mount", "-o", "remount,ro", fixed], check=True)
@@ -375,15 +367,6 @@ def test_a_checkpoint_left_half_written_is_not_seen(lm, tiny, trained, tmp_path)
     assert "step 12 " in lm("eval", f"--run={run}", "--checkpoint=latest").out
     with Checkpoints(run / "checkpoints") as checkpoints:
         assert checkpoints.latest == 12
-
-
-def test_a_tokenizer_left_half_written_is_made_again(lm, tiny, tmp_path):
-    """As by a kill between two system calls of the first start."""
-    run = tmp_path / "run"
-    (run / ".tokenizer.12345").mkdir(parents=True)
-    argv = ("train", tiny, f"--run={run}", "--config.train.length=1")
-    assert lm(*argv).code == 0
-    assert pathlib.Path(run / "tokenizer" / "lm_tokenizer.json").exists()
 
 
 def test_two_trainings_of_one_run(refused, trained, tiny):

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-METHODS = ["--config.train.local_steps=4", "--config.train.staleness=2"]
+METHODS = ["--config.train.local_steps=4",
+           pytest.param("--config.train.staleness=2", marks=pytest.mark.slow)]
 
 
 def sums(run, step):

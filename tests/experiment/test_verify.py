@@ -1,5 +1,6 @@
 """`lm verify`: rows that agree and that do not, what cannot be laid out, what is asked wrongly."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -66,41 +67,29 @@ def test_precisions_are_held_to_their_own_tolerance(record, monkeypatch):
     assert "2 of 3 rows are as one device" in ended.out
 
 
-def test_an_error_of_the_layout_is_found(record, monkeypatch):
+def test_an_error_of_the_layout_and_a_warning_of_the_compiler_are_found(record, monkeypatch):
     """On several devices the model is asked for what it has just read."""
-    place = rules.place
+    place, heard = rules.place, compiled.heard
 
     def twisted(read, B, mesh):
         batch = place(read, B, mesh)
         if mesh.size > 1:
             batch["targets_BT"] = batch["tokens_BT"]
         return batch
-    monkeypatch.setattr(rules, "place", twisted)
-    ended, rows = record(TINY, "--mesh=data=8", "--precision=float32", "--steps=1")
-    assert ended.code == 1
-    assert rows[1]["verdict"] == "WRONG"
-    assert [line.split()[1] for line in rows[1]["wrong"]] == ["loss", "gradient", "weights"]
 
-
-def test_a_warning_of_the_compiler_is_found(record, monkeypatch):
-    heard = compiled.heard
-
+    @contextlib.contextmanager
     def warned():
-        class Heard:
-            def __enter__(self):
-                self.inner = heard()
-                lines = self.inner.__enter__()
-                lines.append(f"W spmd: I{compiled.WARNING}. of it all")
-                return lines
-
-            def __exit__(self, *error):
-                return self.inner.__exit__(*error)
-        return Heard()
+        with heard() as lines:
+            lines.append(f"W spmd: I{compiled.WARNING}. of it all")
+            yield lines
+    monkeypatch.setattr(rules, "place", twisted)
     monkeypatch.setattr(compiled, "heard", warned)
     ended, rows = record(TINY, "--mesh=fsdp=8", "--precision=float32", "--steps=1")
     assert ended.code == 1
-    assert rows[1]["wrong"] == ["the compiler: W spmd: Involuntary full rematerialization. "
-                                "of it all"]
+    assert rows[1]["verdict"] == "WRONG"
+    *wrong, warning = rows[1]["wrong"]
+    assert [line.split()[1] for line in wrong] == ["loss", "gradient", "weights"]
+    assert warning == "the compiler: W spmd: Involuntary full rematerialization. of it all"
 
 
 def test_a_pipeline_says_its_bubble():

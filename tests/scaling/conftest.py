@@ -8,6 +8,7 @@ import pytest
 from commands import command, lm, place, refused, start, tiny, until
 
 from lm.law import chinchilla
+from lm.scaling import pictures
 from lm.scaling.table import table
 
 __all__ = ["command", "lm", "place", "refused", "start", "tiny", "until"]
@@ -44,3 +45,9 @@ def fitted(known, tmp_path_factory):
     assert main(["scaling", "fit", str(known.path), "--held_out=C>=5e20", f"--out={path}",
                  "--bootstraps=200", "--starts=400"]) == 0
     return path
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """A fit's pictures are not drawn: for tests of its numbers."""
+    monkeypatch.setattr(pictures, "write", lambda tree, folder: [folder])

@@ -6,11 +6,11 @@ from lm.base.records import read_json
 
 
 @pytest.fixture
-def fit(lm, shared, tmp_path):
+def fit(lm, shared, undrawn, tmp_path):
     """Fits a file of the shared data; returns fit.json as a tree and what was said."""
     def run(file, *more):
         out = tmp_path / "fit.json"
-        ended = lm("scaling", "fit", shared / "scaling" / file, f"--out={out}", "--bootstraps=50",
+        ended = lm("scaling", "fit", shared / "scaling" / file, f"--out={out}", "--bootstraps=10",
                    "--starts=300", *more)
         assert ended.code == 0, ended.err
         return read_json(out), ended.out
@@ -42,6 +42,7 @@ def test_the_13b_of_the_olmo_ladder(fit):
         -0.038348, abs=1e-6)
 
 
+@pytest.mark.slow   # test_profile has the ridge without the command
 def test_repeated_data_and_its_ridge(fit):
     """Muennighoff et al. 2023: only the two decays are free, and they lie on a ridge."""
     tree, out = fit("datablations_fit182.csv", "--law=repeats",

@@ -46,7 +46,8 @@ def start(engine):
             if fails:
                 raise RuntimeError(fails)
             made = Slow(compiled)
-            made._engine.shape = dataclasses.replace(compiled.shape, queued=c.queued)
+            made._engine.shape = dataclasses.replace(compiled.shape, queued=c.queued,
+                                                     pages=c.pages or compiled.shape.pages)
             return made
         return Server(Core(own, c, plain.Bytes(), mesh=mesh, context=CONTEXT), c, key,
                       template, waits)

@@ -97,7 +97,7 @@ def test_what_is_given_up_is_not_kept(cached):
 
 def flight(key, size=0, finish="stop"):
     """A request that made a text of that size."""
-    made = Flight(Request("", [1], Sampling(), None), key)
+    made = Flight(Request("", [1], Sampling(), None, mask=object()), key)
     made.news(Event("x" * size, finish=finish))
     return made
 
@@ -114,3 +114,23 @@ def test_the_longest_unused_leaves_first():
     cache.end(flight("e", finish="abort"))
     assert not cache.find("e")
     assert 0 < cache.bytes <= 30_000
+
+
+def test_the_same_key_twice_counts_once():
+    cache = Cache(30_000)
+    for size in (2000, 1000, 2000):
+        cache.end(flight("a", size))
+    once = cache.bytes
+    other = Cache(30_000)
+    other.end(flight("a", 2000))
+    assert once == other.bytes
+    for key in "bc":
+        cache.end(flight(key, 2000))
+    assert [key for key in "abc" if cache.find(key)] == ["b", "c"]
+    assert cache.bytes == 2 * once
+
+
+def test_what_kept_the_output_to_a_format_is_not_kept():
+    cache = Cache(30_000)
+    cache.end(flight("a"))
+    assert cache.find("a").request.mask is None

@@ -76,6 +76,27 @@ def test_chat_takes_what_the_context_leaves(client):
         assert made.usage.total_tokens == CONTEXT
 
 
+def test_a_cache_smaller_than_the_context(start):
+    """What nobody asked for is no more than there is room for."""
+    with start(pages=2) as server, server.client() as client:
+        room = 2 * server.core.engine.shape.page + 1
+        assert room < CONTEXT
+        ask = dict(model=NAME, seed=2, extra_body=dict(ignore_eos=True, stop_token_ids=[]))
+        made = client.chat.completions.create(**ask, messages=messages("x"))
+        assert made.choices[0].finish_reason in ("length", "stop")
+        made = client.completions.create(**ask, prompt="x", max_tokens=room - 1)
+        assert made.usage.total_tokens == room
+        for wrong, param in ((dict(prompt="x", max_tokens=room), "max_tokens"),
+                             (dict(prompt="x" * room), "prompt")):
+            with pytest.raises(openai.BadRequestError, match=f"cache takes {room}") as caught:
+                client.completions.create(**ask, **wrong)
+            assert (caught.value.param, caught.value.code) == (param, "context_length_exceeded")
+        for listed in (server.get("/v1/models").json()["data"][0],
+                       server.post("/tokenize", prompt="x").json()):
+            assert listed["max_model_len"] == room
+        assert server.get("/load").json()["context"] == room
+
+
 @pytest.mark.parametrize("chat", [False, True])
 def test_usage_ends_a_stream_where_asked_for(client, chat):
     ask = dict(model=NAME, max_tokens=9, seed=1, stream=True, stream_options=dict(
@@ -302,6 +323,9 @@ def test_an_api_key(start):
             found = server.http.get("/v1/models", headers={"Authorization": header.encode()})
             assert found.status_code == 401
         assert server.post("/tokenize", prompt="x").status_code == 401
+        assert server.get("/load").status_code == 401
+        found = server.http.get("/load", headers={"Authorization": "Bearer secret"})
+        assert found.json()["key"]
         with server.client() as c:
             assert c.completions.create(**ASK).choices
         for path in ("/livez", "/readyz", "/metrics", "/"):

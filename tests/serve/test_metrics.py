@@ -77,7 +77,7 @@ def test_counts(server):
             "vllm:e2e_request_latency_seconds_count") >= 2
     server.until(counted)
     assert more("vllm:generation_tokens_total") == 14
-    assert more("vllm:prompt_tokens_total") + more("vllm:prefix_cache_hits_total") == 60
+    assert more("vllm:prompt_tokens_total") == 60   # found in pages or not
     assert more("vllm:prefix_cache_queries_total") >= 60
     assert more("vllm:request_success_total", "finished_reason=length") == 2
     assert more("vllm:request_prompt_tokens_sum") == 60

@@ -158,16 +158,35 @@ def test_a_chat(browser, server):
 
 def test_a_key_is_asked_for(browser, start):
     with start(key="secret") as server:
-        browser.open(server.url)
+        browser.ask("url", url=server.url)
+        browser.until("return /API key/.test(document.getElementById('state').textContent)")
         assert not browser.run("return document.getElementById('keyed').hidden")
+        asked = server.responses("401")
+        time.sleep(1.3)   # it polls each second, but not with what was refused
+        assert server.responses("401") == asked
         browser.set("tokens", "5")
-        for key, says in (("wrong", "API key"), ("secret", "x")):
-            browser.set("key", key)
-            browser.click("go")
-            browser.until("return !document.getElementById('go').disabled && "
-                          "document.getElementById('output').textContent !== ''")
-            assert says in browser.text("output") or key == "secret"
-        assert "token" in browser.text("facts")
+        browser.set("key", "wrong")
+        browser.click("go")
+        browser.until("return /API key/.test(document.getElementById('output').textContent)")
+        browser.set("key", "secret")
+        browser.until("return document.getElementById('state').className === 'good'")
+        assert browser.text("model") == "tiny"
+        browser.click("go")
+        browser.until("return /token/.test(document.getElementById('facts').textContent) && "
+                      "!document.getElementById('go').disabled")
+        assert not browser.run("return document.getElementById('keyed').hidden")
+
+
+def test_an_answer_that_breaks_off(browser, server, monkeypatch):
+    """What ends without its last event is not all of it."""
+    monkeypatch.setattr("lm.serve.respond._Stream._last", lambda self: b": nothing\n\n")
+    browser.open(server.url)
+    browser.set("tokens", "5")
+    browser.keys("prompt", "x")
+    browser.click("go")
+    browser.until("return /connection was lost/.test("
+                  "document.getElementById('output').textContent)")
+    assert browser.text("facts") == ""
 
 
 def test_at_night_and_on_a_phone(browser, server):

@@ -5,6 +5,7 @@ import json
 import threading
 import types
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,7 +128,7 @@ def test_text_before_an_error_is_shown():
     flight.news(Event("x", [1]))
     flight.news(Event("y", [2], finish="error", error="broken"))
     new = [(c, c.take()) for c in answer.choices]
-    assert _wrong(answer, [piece for _, piece in new]) == (500, "broken")
+    assert _wrong(answer, new) == (500, "broken", None)
     [event] = _Stream(answer, Asked({}), SHAPE, {}, {})._events(new, None)
     [choice] = json.loads(event.removeprefix(b"data: "))["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("xy", None)
@@ -136,7 +137,7 @@ def test_text_before_an_error_is_shown():
 class Stub:
     """An engine with room for two requests."""
 
-    context, ready, failed, tokenizer = 16, True, "", plain.Bytes()
+    context, ready, failed, tokenizer, scheduler = 16, True, "", plain.Bytes(), None
 
     def __init__(self):
         self.running = []
@@ -168,6 +169,39 @@ def test_all_of_a_request_or_nothing():
         service.leave(answer)
         assert core.running == []
     asyncio.run(run())
+
+
+class Narrow:
+    """A mask after whose first token nothing can follow."""
+
+    ended, error = False, ""
+
+    def bits(self):
+        """Anything."""
+        return np.full(8, 2**32 - 1, np.uint32)
+
+    def take(self, token):
+        """Ends."""
+        self.ended, self.error = True, "no token goes on"
+
+
+def test_a_format_that_the_output_cannot_keep_to(server, monkeypatch):
+    """The request's mistake and not the engine's, whole and in a stream."""
+    grammars = types.SimpleNamespace(schema=lambda schema: Narrow())
+    monkeypatch.setattr(server.service, "grammars", grammars)
+    ask = dict(prompt="x", max_tokens=5,
+               response_format=dict(type="json_object"))
+    found = server.post(body=ask)
+    assert found.status_code == 400
+    wrong = found.json()["error"]
+    assert (wrong["type"], wrong["param"]) == ("invalid_request_error", "response_format")
+    assert "no token goes on" in wrong["message"]
+    events = server.post(body=ask | dict(stream=True)).text.split("\n\n")
+    assert json.loads(events[-2].removeprefix("data: "))["error"] == wrong
+    failed, [flight] = made()
+    flight.request.mask = Narrow()
+    flight.news(Event("", [], finish="error", error="the engine has stopped"))
+    assert _wrong(failed, [(c, c.take()) for c in failed.choices])[0] == 500
 
 
 def test_no_sign_of_life_without_need():

@@ -85,8 +85,9 @@ def trained(tau, **sizes):
 
 
 @pytest.mark.parametrize("sizes", [
-    dict(data=2, fsdp=2, tensor=2), dict(data=2, context=2),
-    pytest.param(dict(data=2, stage=2), marks=pytest.mark.slow)], ids=str)
+    dict(data=2, fsdp=2, tensor=2),
+    *(pytest.param(dict(data=2) | more, marks=pytest.mark.slow)
+      for more in (dict(context=2), dict(stage=2)))], ids=str)
 def test_other_axes_change_nothing(sizes):
     _, expected, losses = trained(2, data=2)
     _, got, again = trained(2, **sizes)

@@ -33,6 +33,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text; eos and other control ids are no text, broken UTF-8 is U+FFFD."""
 
+    def pieces(self) -> list[bytes]:
+        """Returns the bytes that each id adds to a text; none for eos and other control ids."""
+
     def save(self, path: pathlib.Path) -> dict:
         """Writes what is large into the folder `path`; returns what `load` needs besides."""
 

@@ -1,7 +1,9 @@
 """A Hugging Face tokenizer.json, as other people's models bring it."""
 
 import hashlib
+import json
 import pathlib
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -64,6 +66,25 @@ class HuggingFace:
     def decode(self, ids: Iterable[int]) -> str:
         return self._made.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    def pieces(self) -> list[bytes]:
+        made = self._made
+        names = [made.id_to_token(i) for i in range(self.V)]
+        none = {self.eos, *(i for i, name in enumerate(names) if name is None), *(
+            i for i, added in made.get_added_tokens_decoder().items() if added.special)}
+        decoder = json.loads(self._source).get("decoder") or {}
+        kinds = {part["type"] for part in [decoder, *decoder.get("decoders", ())] if part}
+        if "ByteLevel" in kinds:
+            return [b"" if i in none else _by_letters(name) for i, name in enumerate(names)]
+        # Of a text's first token some decoders change the text: what follows itself is not first.
+        once, twice = (made.decode_batch([[i] * n for i in range(self.V)]) for n in (1, 2))
+        out = [pair[len(one):].encode() for one, pair in zip(once, twice, strict=True)]
+        for i, name in enumerate(names):
+            if i in none:
+                out[i] = b""
+            elif "ByteFallback" in kinds and (byte := re.fullmatch("<0x([0-9A-F]{2})>", name)):
+                out[i] = bytes.fromhex(byte[1])
+        return out
+
     def save(self, path: pathlib.Path) -> dict:
         (path / "tokenizer.json").write_text(self._source, encoding="utf-8")
         return {"eos": self._eos_name}
@@ -71,3 +92,17 @@ class HuggingFace:
     @classmethod
     def restore(cls, path: pathlib.Path, eos: str) -> "HuggingFace":
         return cls((path / "tokenizer.json").read_text(encoding="utf-8"), eos)
+
+
+# GPT-2's letters for bytes: themselves where they can be seen, else those from U+0100 on.
+_SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTES = {chr(b): b for b in _SEEN} | {
+    chr(0x100 + i): b for i, b in enumerate(sorted({*range(0x100)} - {*_SEEN}))}
+
+
+def _by_letters(name):
+    """The bytes of a byte-level token; one that is none, as added tokens may be, is its text."""
+    try:
+        return bytes([_BYTES[letter] for letter in name])
+    except KeyError:
+        return name.encode()

@@ -28,6 +28,9 @@ class Bytes:
     def decode(self, ids: Iterable[int]) -> str:
         return to_text(np.asarray(ids, np.uint8).tobytes().replace(b"\xff", b""))
 
+    def pieces(self) -> list[bytes]:
+        return [*(bytes([i]) for i in range(self.eos)), b""]
+
     def save(self, path: pathlib.Path) -> dict:
         return {}
 
@@ -71,6 +74,9 @@ class Characters:
         ids = np.asarray(ids, np.int64)
         codes = self._codes[ids[ids != self.eos]] if self.eos is not None else self._codes[ids]
         return codes.tobytes().decode("utf-32-le", "surrogatepass")
+
+    def pieces(self) -> list[bytes]:
+        return [to_bytes(c) for c in self.alphabet] + [b""] * (self.eos is not None)
 
     def save(self, path: pathlib.Path) -> dict:
         # Numbers: JSON would read two surrogates side by side as one character.

@@ -140,6 +140,9 @@ class SentencePiece:
             return to_text(b"".join([self._bytes[i] for i in ids]))
         return self._made.decode([int(i) for i in ids])
 
+    def pieces(self) -> list[bytes]:
+        return list(self._bytes)
+
     def _bytes_of(self, i):
         if self._made.is_control(i) or self._made.is_unknown(i) or self._made.is_unused(i):
             return b""
