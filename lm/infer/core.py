@@ -55,7 +55,7 @@ class Core:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread; `ready` once every program is compiled and a token has been made."""
+        """Starts the thread; `ready` once every program is compiled and has been run."""
         self._thread.start()
 
     def wait(self) -> None:

@@ -13,7 +13,6 @@ import jax
 import pytest
 
 from lm.__main__ import main
-from lm.plan import train
 
 SENTENCE = "the a model reads one token then next of text with loss café\n"
 
@@ -66,13 +65,9 @@ def lm(capfd):
 
 @pytest.fixture
 def alone(monkeypatch):
-    """This process has one device, for which programs compile faster; its runs are not predicted.
-
-    For runs of which neither the mesh nor what is said of their time matters.
-    """
+    """This process has one device, for which programs compile faster."""
     own = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: own)
-    monkeypatch.setattr(train, "expect", lambda *_: None)
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ def trained(precision, mesh="one", accumulate=1, steps=STEPS):
         return np.array(losses), third
 
 
-@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "float32"])
+@pytest.mark.parametrize("precision", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name == "fp8_current"))
+    for name in PRECISIONS if name != "float32"])
 def test_it_learns_as_float32(precision):
     """Within the distance that the table states, from one batch to the other; but not the same."""
     exact, got = trained("float32")[0], trained(precision)[0]

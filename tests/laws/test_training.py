@@ -180,7 +180,8 @@ def test_dropout_does_not_depend_on_the_mesh(mesh):
 
 
 @pytest.mark.parametrize(("mesh", "parts"), [
-    ("one", 4), ("tensor 2 x fsdp 4", 4), pytest.param("one", 2, marks=pytest.mark.slow)])
+    ("tensor 2 x fsdp 4", 4),
+    *(pytest.param("one", parts, marks=pytest.mark.slow) for parts in (2, 4))])
 def test_microbatches_are_one_batch(mesh, parts):
     """With unequal token counts: a mean of microbatch means would be another number."""
     common = dict(family="llama", rate=0.0, B=16)

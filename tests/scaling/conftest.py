@@ -43,7 +43,7 @@ def fitted(known, tmp_path_factory):
     from lm.__main__ import main
     path = pathlib.Path(tmp_path_factory.mktemp("fit")) / "fit.json"
     assert main(["scaling", "fit", str(known.path), "--held_out=C>=5e20", f"--out={path}",
-                 "--bootstraps=200", "--starts=400"]) == 0
+                 "--bootstraps=200", "--starts=200"]) == 0
     return path
 
 

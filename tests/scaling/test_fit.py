@@ -58,7 +58,7 @@ def test_its_pictures_lie_beside_it(fitted):
 def test_what_is_fixed_stays_and_what_is_tied_is_equal(lm, known, tmp_path):
     out = tmp_path / "fit.json"
     ended = lm("scaling", "fit", known.path, f"--out={out}", "--fixed=E=1.8", "--tied=alpha=beta",
-               "--bootstraps=0", "--drop=2", "--starts=100")
+               "--bootstraps=0", "--drop=2", "--starts=50")
     assert ended.code == 0, ended.err
     tree = read_json(out)
     values = tree["fit"]["values"]
@@ -92,7 +92,7 @@ def test_bad_tables(refused, lm, known, undrawn, tmp_path, change, says):
     path = tmp_path / "runs.csv"
     path.write_text(table(known, change))
     if says == "r4":   # a run that stands there twice is a warning
-        assert "r4" in lm("scaling", "fit", path, "--bootstraps=0", "--starts=50").out
+        assert "r4" in lm("scaling", "fit", path, "--bootstraps=0", "--starts=30").out
         return
     refused("scaling", "fit", path, says=says)
     assert not (tmp_path / "fit.json").exists()
@@ -116,7 +116,7 @@ def few(lm, known, tmp_path, *more, change=None):
     """A quick fit of the known runs, or of their lines changed."""
     path, out = tmp_path / "runs.csv", tmp_path / "fit.json"
     path.write_text(table(known, change or (lambda x: x)))
-    ended = lm("scaling", "fit", path, "--starts=60", "--bootstraps=20", *more)
+    ended = lm("scaling", "fit", path, "--starts=30", "--bootstraps=20", *more)
     assert ended.code == 0, ended.err
     return read_json(out), ended.out
 
@@ -149,7 +149,7 @@ def test_as_many_rows_as_numbers_are_too_few(refused, lm, known, undrawn, tmp_pa
     path = tmp_path / "runs.csv"
     path.write_text(table(known, lambda x: [x[0], *x[1:30:6]]))   # five rows
     refused("scaling", "fit", path, says="5 runs cannot tell the 5 parameters")
-    ended = lm("scaling", "fit", path, "--tied=alpha=beta", "--starts=60", "--bootstraps=0")
+    ended = lm("scaling", "fit", path, "--tied=alpha=beta", "--starts=30", "--bootstraps=0")
     assert ended.code == 0, ended.err
     refused("scaling", "fit", known.path, "--drop=33", says="4 runs cannot tell the 5 parameters")
     refused("scaling", "fit", known.path, "--held_out=C>0",
@@ -178,7 +178,7 @@ def sweep():
 def test_learning_rates_of_a_sweep(lm, refused, tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text(sweep())
-    ended = lm("scaling", "fit", path, "--law=lr", "--bootstraps=20", "--starts=50")
+    ended = lm("scaling", "fit", path, "--law=lr", "--bootstraps=20", "--starts=30")
     assert ended.code == 0, ended.err
     values = read_json(tmp_path / "fit.json")["fit"]["values"]
     assert values == pytest.approx(dict(coefficient=2, n=-0.7, d=0.3), rel=1e-3)

@@ -40,8 +40,14 @@ class Run:
             self.declaration, decoder.loss, self.rule, key=jax.random.key(1), clip=1.0, **choices),
             program.abstract(self.declaration, self.rule, mesh))
 
+    @functools.cached_property
+    def begun(self):
+        return host(program.init(self.declaration, self.rule, jax.random.key(0), self.mesh))
+
     def first(self):
-        return program.init(self.declaration, self.rule, jax.random.key(0), self.mesh)
+        """Returns the first state, which a step may take the place of."""
+        return jax.tree.map(lambda x, s: jax.device_put(x, s.sharding), self.begun,
+                            program.abstract(self.declaration, self.rule, self.mesh))
 
     def train(self, state, data):
         """Returns the state after a step on each batch, and their means as numbers."""
