@@ -55,8 +55,9 @@ def test_a_run_in_float16_reports_its_loss_scale(alone, lm, tiny, tmp_path):
     assert scales == [2.0 ** (15 + i // 4) for i in range(12)]
 
 
-def test_a_run_in_fp8_is_evaluated(alone, lm, tiny, tmp_path):
-    ended = lm("train", tiny, f"--run={tmp_path}", "--config.model.precision=fp8")
+def test_a_run_in_fp8_is_evaluated(lm, tiny, tmp_path):
+    ended = lm("train", tiny, f"--run={tmp_path}", "--config.model.precision=fp8",
+               "--config.mesh.fsdp=2", "--config.mesh.data=4")
     assert ended.code == 0, ended.err
     ended = lm("eval", f"--run={tmp_path}")
     assert ended.code == 0 and "validation loss" in ended.out

@@ -107,8 +107,8 @@ def test_lines_in_a_pipe(alone, lm, tiny, tmp_path):
 
 def test_a_bar_on_a_terminal(start, tiny, tmp_path):
     ours, theirs = pty.openpty()
-    process = start("train", tiny, f"--run={tmp_path / 'run'}", "--config.train.length=48",
-                    "--config.train.evaluate_every=24", "--config.train.save_every=48",
+    process = start("train", tiny, f"--run={tmp_path / 'run'}", "--config.train.length=80",
+                    "--config.train.evaluate_every=40", "--config.train.save_every=40",
                     "--config.train.tensorboard=False", stdout=theirs, stderr=theirs)
     os.close(theirs)
     said = b""
@@ -121,10 +121,10 @@ def test_a_bar_on_a_terminal(start, tiny, tmp_path):
     assert "\x1b[" in text
     assert "━" in text
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
-    assert "step 24  validation loss" in plain
+    assert "step 40  validation loss" in plain
     assert "tok/s" in plain
     assert "Traceback" not in plain
-    assert len(re.findall(r"\nstep \d+/48", plain)) < 20, "a line for every report as well"
+    assert len(re.findall(r"\nstep \d+/80", plain)) < 20, "a line for every report as well"
 
 
 @pytest.mark.parametrize(("span", "begin", "stop", "traced", "said"), [

@@ -123,7 +123,7 @@ def test_a_users_own_chip(plan, tmp_path):
 
 
 def test_serving(plan):
-    made, said = plan(EIGHT, "--serve", "--chip=v6e", "--rate=4", "--prompt_tokens=lognormal:1000",
+    made, said = plan(EIGHT, "--serve", "--chip=v6e", "--rate=20", "--prompt_tokens=lognormal:1000",
                       "--output_tokens=lognormal:300", "--ttft=1.0", "--tpot=0.05")
     first = made["choices"][0]
     assert made["kind"] == "serve" and first["replicas"] >= 1

@@ -11,7 +11,7 @@ def fit(lm, shared, undrawn, tmp_path):
     def run(file, *more):
         out = tmp_path / "fit.json"
         ended = lm("scaling", "fit", shared / "scaling" / file, f"--out={out}", "--bootstraps=10",
-                   "--starts=100", *more)
+                   "--starts=300", *more)
         assert ended.code == 0, ended.err
         return read_json(out), ended.out
     return run
